@@ -1,0 +1,1 @@
+"""Multi-exit networks: attach exits to any module, heads, and the zoo."""

@@ -1,0 +1,108 @@
+"""Heads: what turns a feature map into logits at an early exit.
+
+A head is described first (a frozen dataclass, so that it can be written into a checkpoint) and built
+once the shape of its feature map is known. All of them end in a mean over the positions and one
+linear layer, which every backend lowers to two int8 ops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from edgeexit.errors import ModelError
+
+
+class Head(Protocol):
+    """A description that can build its module."""
+
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A module from ``feature_shape`` (batch first) to logits ``[N, num_classes]``."""
+        ...
+
+
+class GlobalMean(nn.Module):
+    """Mean over all positions: ``[N, C, H, W]`` -> ``[N, C]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Averages over height and width."""
+        return x.mean((2, 3))
+
+
+class TokenMean(nn.Module):
+    """Mean over all tokens: ``[N, T, C]`` -> ``[N, C]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Averages over the tokens."""
+        return x.mean(1)
+
+
+def _pool(feature_shape: tuple[int, ...], head: Head) -> tuple[nn.Module, int]:
+    if len(feature_shape) == 4:
+        return GlobalMean(), feature_shape[1]
+    if len(feature_shape) == 3:
+        return TokenMean(), feature_shape[2]
+    if len(feature_shape) == 2:
+        return nn.Identity(), feature_shape[1]
+    raise ModelError(
+        "a head cannot pool this feature",
+        wanted="[N, C, H, W], [N, tokens, C] or [N, C]",
+        given=f"shape {feature_shape}",
+        where=repr(head),
+    )
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Mean over positions, then one linear layer: the cheapest head."""
+
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """See `Head.build`."""
+        pool, channels = _pool(feature_shape, self)
+        return nn.Sequential(pool, nn.Linear(channels, num_classes))
+
+
+@dataclass(frozen=True)
+class Convolutional:
+    """One strided convolution with batch norm and ReLU, then as `Pooled`.
+
+    The stride shrinks the map before the convolution's cost is paid: for a stride of 4 the head
+    computes one position in sixteen.
+
+    Args:
+        channels: Channels of the convolution.
+        stride: Its stride in both directions.
+        kernel: Its kernel size in both directions.
+    """
+
+    channels: int = 32
+    stride: int = 4
+    kernel: int = 3
+
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """See `Head.build`."""
+        if len(feature_shape) != 4 or min(feature_shape[2:]) < self.stride:
+            raise ModelError(
+                "a convolutional head does not fit this feature",
+                wanted=f"[N, C, H, W] with H and W of at least stride={self.stride}",
+                given=f"shape {feature_shape}",
+                where=repr(self),
+                hint="use a smaller stride, or heads.Pooled()",
+            )
+        conv = nn.Conv2d(
+            feature_shape[1],
+            self.channels,
+            self.kernel,
+            self.stride,
+            padding=(self.kernel - 1) // 2,
+            bias=False,
+        )
+        return nn.Sequential(
+            conv,
+            nn.BatchNorm2d(self.channels),
+            nn.ReLU(),
+            GlobalMean(),
+            nn.Linear(self.channels, num_classes),
+        )

@@ -1,0 +1,82 @@
+"""Networks that are ready to train, and the weights that ship with them.
+
+A row of ``MODELS`` names a backbone and where its exits sit; ``create`` builds it. Weights are
+``edgeexit/nn/weights/MODEL-DATASET.safetensors`` with a JSON beside that says how they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgeexit.errors import ArgumentError
+from edgeexit.nn.attach import attach_exits
+from edgeexit.nn.heads import Convolutional, Head
+from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.weights_file import read_weights
+from edgeexit.nn.zoo.resnet import ResNet
+
+WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A backbone, the shape of its image, and its early exits."""
+
+    backbone: Callable[[int, int], nn.Module]
+    image_size: tuple[int, int]
+    exits: Mapping[str, Head]
+
+
+MODELS: dict[str, Entry] = {
+    "resnet8": Entry(
+        backbone=lambda channels, classes: ResNet((1, 1, 1), (16, 32, 64), channels, classes),
+        image_size=(32, 32),
+        exits={
+            "layer1": Convolutional(channels=32, stride=4),
+            "layer2": Convolutional(channels=32, stride=4),
+        },
+    ),
+}
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    pretrained: str | None = None,
+) -> MultiExitModel:
+    """Builds a network of the zoo with its exits.
+
+    Args:
+        name: A key of ``MODELS``.
+        num_classes: Number of logits at every exit.
+        in_channels: Channels of the image.
+        pretrained: Dataset whose shipped weights are loaded, or None for fresh ones.
+
+    Raises:
+        ArgumentError: No such model, or no weights for that dataset.
+        CheckpointError: The weights do not fit ``num_classes`` or ``in_channels``.
+    """
+    if name not in MODELS:
+        raise ArgumentError("unknown model", wanted=", ".join(sorted(MODELS)), given=repr(name))
+    entry = MODELS[name]
+    example = torch.zeros(1, in_channels, *entry.image_size)
+    model = attach_exits(entry.backbone(in_channels, num_classes), entry.exits, example=example)
+    if pretrained is not None:
+        path = WEIGHTS_FOLDER / f"{name}-{pretrained}.safetensors"
+        if not path.is_file():
+            shipped = sorted(p.stem for p in WEIGHTS_FOLDER.glob(f"{name}-*.safetensors"))
+            raise ArgumentError(
+                f"no weights of {name!r} ship for {pretrained!r}",
+                wanted=", ".join(shipped) or "no weights ship for this model",
+                given=repr(pretrained),
+                hint=f"train them: edgeexit train {name} --data {pretrained}",
+            )
+        read_weights(path, model)
+    return model
