@@ -93,9 +93,7 @@ def _read(path: Path) -> Target:
                 where=f"{path}: engines",
             )
     if not target.backends:
-        raise TargetError(
-            "a target has no backend", wanted="at least one in [engines]", where=path
-        )
+        raise TargetError("a target has no backend", wanted="at least one in [engines]", where=path)
     return target
 
 

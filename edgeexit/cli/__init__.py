@@ -1,0 +1,1 @@
+"""The command ``edgeexit``: one file for each command, loaded when it is asked for."""

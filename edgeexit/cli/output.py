@@ -1,0 +1,118 @@
+"""How commands speak: tables for people, JSON for programs, progress on standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+#: Called with what is being done, how much of it is done, and of how much.
+Report = Callable[[str, int, int], None]
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for programs; errors are JSON too."
+)
+
+
+def emit(value: object, *, as_json: bool, show: Callable[[Console], None]) -> None:
+    """Prints ``value`` as JSON, or calls ``show`` with a console for people."""
+    if as_json:
+        print(json.dumps(jsonable(value), indent=2))
+    else:
+        show(console())
+
+
+def jsonable(value: object) -> Any:
+    """``value`` made of what JSON knows: dataclasses become objects, paths become texts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that keeps tables whole where the output is not a terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 110, highlight=False)
+
+
+def table(title: str, *columns: str, left: int = 1) -> Table:
+    """An empty table whose first ``left`` columns are texts and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        made.add_column(column, justify="left" if position < left else "right", overflow="fold")
+    return made
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """A progress bar for as long as the block runs; lines of text where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield _LinesOfProgress()
+        return
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield report
+
+
+class _LinesOfProgress:
+    """Says each thing once, when it begins."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self.said:
+            self.said.add(what)
+            click.echo(what, err=True)
+
+
+def percent(share: float | None) -> str:
+    """A share of one as a percentage; a missing one as a dash."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def count(number: float | None) -> str:
+    """A count with the suffix k, M or G; a missing one as a dash."""
+    if number is None:
+        return "-"
+    for limit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= limit:
+            return f"{number / limit:.2f}{suffix}"
+    return f"{number:.0f}"
+
+
+def duration(nanoseconds: float | None) -> str:
+    """A time in microseconds or milliseconds; a missing one as a dash."""
+    if nanoseconds is None:
+        return "-"
+    if nanoseconds >= 1e6:
+        return f"{nanoseconds / 1e6:.2f} ms"
+    return f"{nanoseconds / 1e3:.1f} us"
