@@ -66,7 +66,7 @@ class _LazyGroup(click.Group):
 @click.command(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  edgeexit compile resnet8 --weights cifar10 --data cifar10 -o resnet8.eexit",
+    epilog="\b\nExample:\n  edgeexit compile resnet8 --weights cifar10 --data cifar10 -o r8.eexit",
 )
 @click.version_option(__version__, prog_name="edgeexit")
 def group() -> None:

@@ -1,0 +1,92 @@
+"""``edgeexit compile``: from a trained network to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeexit.cli.inspect import facts_of, show_bundle
+from edgeexit.cli.models import load_trained
+from edgeexit.cli.output import emit, json_option, progress
+from edgeexit.cli.sources import load_data
+
+
+@click.command(
+    name="compile",
+    epilog="\b\nExample:\n"
+    "  edgeexit compile resnet8 --weights cifar10 --data cifar10 -o resnet8.eexit",
+)
+@click.argument("model")
+@click.option(
+    "--data",
+    "source",
+    required=True,
+    metavar="SOURCE",
+    help="Where ranges and thresholds come from: a name, an .npz file or an image folder.",
+)
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="The folder to write, by convention NAME.eexit.",
+)
+@click.option("--weights", metavar="DATASET", help="Weights that ship with a zoo network.")
+@click.option("--target", default="host", show_default=True, help="A name, or a TOML file.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help="Lower with this backend only; may be repeated. All of the target's if not given.",
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="What the point 'balanced' may lose against the network without early exits.",
+)
+@click.option("--name", help="The model's name in the bundle.")
+@json_option
+def command(
+    model: str,
+    source: str,
+    output: Path,
+    weights: str | None,
+    target: str,
+    backends: tuple[str, ...],
+    max_accuracy_drop: float,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Turn MODEL into a bundle.
+
+    MODEL is a network of the zoo (resnet8), a folder made by edgeexit train, or
+    package.module:function, called without arguments.
+    """
+    from edgeexit.compiler.pipeline import compile_model
+    from edgeexit.targets import load_target
+
+    device = load_target(target)
+    with progress() as report:
+        splits = load_data(source, report)
+        network = load_trained(
+            model,
+            weights=weights,
+            num_classes=splits.num_classes,
+            in_channels=splits.image_shape[2],
+        )
+        bundle = compile_model(
+            network,
+            data=splits,
+            target=target,
+            output=output,
+            backends=backends or device.backends,
+            max_accuracy_drop=max_accuracy_drop,
+            name=name,
+            progress=report,
+        )
+    emit(facts_of(bundle), as_json=as_json, show=lambda out: show_bundle(out, bundle))

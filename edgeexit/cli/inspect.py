@@ -1,0 +1,98 @@
+"""``edgeexit inspect``: what a bundle holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeexit.cli.output import count, emit, json_option, jsonable, percent, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from edgeexit.runtime.bundle import Bundle
+    from edgeexit.types import TensorSpec
+
+
+@click.command(name="inspect", epilog="\b\nExample:\n  edgeexit inspect resnet8.eexit --json")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@json_option
+def command(bundle: Path, as_json: bool) -> None:
+    """Show what BUNDLE holds: segments, tensors, operating points and files."""
+    from edgeexit.runtime.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    emit(facts_of(opened), as_json=as_json, show=lambda out: show_bundle(out, opened))
+
+
+def facts_of(bundle: Bundle) -> dict[str, Any]:
+    """The manifest as JSON, with the folder; the decision's tables are left out for their size."""
+    facts: dict[str, Any] = {"path": str(bundle.path), **jsonable(bundle.manifest)}
+    facts["decision"] = {"rule": bundle.manifest.decision.rule}
+    return facts
+
+
+def show_bundle(out: Console, bundle: Bundle) -> None:
+    """Prints the manifest as tables."""
+    manifest = bundle.manifest
+    num_parameters = sum(segment.num_parameters for segment in manifest.segments)
+    macs = sum(segment.macs for segment in manifest.segments)
+    how = "uint8 - 128" if manifest.input.raw_is_subtraction else "(raw - offset) * multiplier"
+    out.print(f"[bold]{manifest.name}[/bold] for {manifest.target}, in {bundle.path}")
+    out.print(
+        f"input {_tensor(manifest.input.tensor)} from {manifest.input.raw_dtype}, {how}; "
+        f"{manifest.num_classes} classes; rule {manifest.decision.rule}"
+    )
+    out.print(
+        f"all segments: {count(macs)} MACs, {count(num_parameters)} parameters; without early "
+        f"exits: {count(manifest.static_macs)} MACs, {count(manifest.static_num_parameters)} "
+        "parameters"
+    )
+    segments = table("Segments", "", "exit", "takes", "hands on", "MACs", "parameters", left=4)
+    for segment in manifest.segments:
+        segments.add_row(
+            str(segment.index),
+            segment.exit_name,
+            _tensors(segment.inputs),
+            _tensors(segment.outputs),
+            count(segment.macs),
+            count(segment.num_parameters),
+        )
+    out.print(segments)
+
+    for backend, points in manifest.points.items():
+        first = points[0]
+        rows = table(
+            f"Operating points, {backend}: chosen with {first.engine} on {first.num_samples:,} "
+            f"samples of {first.dataset}",
+            *("name", "accuracy", "MACs saved", "leave at exit", "thresholds"),
+        )
+        for point in points:
+            rates = " / ".join(f"{100 * rate:.1f} %" for rate in point.exit_rates)
+            thresholds = " / ".join(map(str, point.thresholds))
+            rows.add_row(
+                point.name, percent(point.accuracy), percent(point.macs_saved), rates, thresholds
+            )
+        out.print(rows)
+
+    files = table("Files", "path", "backend", "implements", "bytes", left=3)
+    for artifact in manifest.artifacts:
+        static = artifact.segment is None
+        part = "the network without early exits" if static else f"segment {artifact.segment}"
+        method = f" ({artifact.method})" if artifact.method else ""
+        files.add_row(artifact.path, artifact.backend, part + method, f"{artifact.num_bytes:,}")
+    files.add_row(manifest.golden.path, "", "golden vectors", f"{manifest.golden.num_bytes:,}")
+    out.print(files)
+    out.print("made with " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items()))
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(map(_tensor, specs)) or "-"
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return "x".join(map(str, spec.shape))

@@ -1,0 +1,172 @@
+"""How a command line names a network: a zoo name, a checkpoint folder, or a function of one's own.
+
+A folder that ``edgeexit train`` fills also gets a ``model.json``, which says which network its
+weights belong to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeexit.errors import ArgumentError, CheckpointError, EdgeExitError, ModelError, StorageError
+
+if TYPE_CHECKING:
+    from edgeexit.nn.model import MultiExitModel
+
+_DESCRIPTION = "model.json"
+_MAX_DESCRIPTION_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A network by name: a key of the zoo, or ``package.module:function``."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+
+
+def build_model(model: ModelName, *, weights: str | None = None) -> MultiExitModel:
+    """Builds a network by its name.
+
+    Args:
+        model: Which, and for how many classes and channels (a function of one's own is called
+            without arguments and decides for itself).
+        weights: Data set whose shipped weights are loaded; zoo networks only.
+
+    Raises:
+        ArgumentError: There is no such network, function or weights.
+        ModelError: The function did not return a network with exits.
+    """
+    if ":" not in model.name:
+        from edgeexit.nn import zoo
+
+        return zoo.create(
+            model.name,
+            num_classes=model.num_classes,
+            in_channels=model.in_channels,
+            pretrained=weights,
+        )
+    if weights is not None:
+        raise ArgumentError(
+            "shipped weights are for networks of the zoo",
+            wanted="a zoo network with --weights, or a function without it",
+            given=f"{model.name} --weights {weights}",
+            hint="let the function load its own weights",
+        )
+    return _call(model.name)
+
+
+def load_trained(
+    name_or_folder: str, *, weights: str | None, num_classes: int, in_channels: int
+) -> MultiExitModel:
+    """A trained network: a checkpoint folder, or as `build_model`.
+
+    Raises:
+        CheckpointError: The folder is not one that ``edgeexit train`` filled.
+    """
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        name = ModelName(name_or_folder, num_classes, in_channels)
+        return build_model(name, weights=weights)
+    if weights is not None:
+        raise ArgumentError(
+            "a checkpoint has weights of its own",
+            wanted="a checkpoint folder without --weights",
+            given=f"{folder} --weights {weights}",
+        )
+    from edgeexit.training import load_checkpoint
+
+    model = build_model(_read_description(folder / _DESCRIPTION))
+    load_checkpoint(folder, model)
+    return model
+
+
+def write_description(folder: Path, model: ModelName) -> None:
+    """Writes into a checkpoint folder which network it is of.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    path = folder / _DESCRIPTION
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(asdict(model), indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as exc:
+        raise StorageError(
+            "the output folder cannot be written", given=exc.strerror, where=folder
+        ) from exc
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read_description(path: Path) -> ModelName:
+    try:
+        if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
+            raise ValueError("it is too large")
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        name, num_classes, channels = (fields[key] for key in ModelName.__dataclass_fields__)
+        if not (isinstance(name, str) and type(num_classes) is int and type(channels) is int):
+            raise ValueError("a field has the wrong type")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise CheckpointError(
+            "the folder is not a checkpoint of edgeexit train",
+            wanted=f"a folder with {_DESCRIPTION}",
+            given=exc,
+            where=path.parent,
+            hint="train one: edgeexit train resnet8 --data cifar10 --output FOLDER",
+        ) from exc
+    return ModelName(name, num_classes, channels)
+
+
+def _call(name: str) -> MultiExitModel:
+    from edgeexit.nn.model import MultiExitModel
+
+    module_name, _, function_name = name.partition(":")
+    # As `python -m` does: a module beside the user is found, an installed command otherwise not.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not module_name.startswith(exc.name):
+            raise
+        raise ArgumentError(
+            f"there is no module {module_name!r}",
+            wanted="package.module:function, importable from this folder",
+            given=name,
+        ) from exc
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ArgumentError(
+            f"module {module_name!r} has no function {function_name!r}",
+            wanted="package.module:function",
+            given=name,
+            where=module.__file__,
+        )
+    try:
+        model = function()
+    except EdgeExitError:
+        raise
+    except Exception as exc:
+        raise ModelError(
+            "the function that makes the network failed",
+            given=f"{type(exc).__name__}: {exc}",
+            where=name,
+        ) from exc
+    if not isinstance(model, MultiExitModel):
+        raise ModelError(
+            "the function did not return a network with exits",
+            wanted="a MultiExitModel, as attach_exits makes",
+            given=type(model).__name__,
+            where=name,
+        )
+    return model

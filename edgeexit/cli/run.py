@@ -1,0 +1,202 @@
+"""``edgeexit run``: runs a bundle on a split of a data set, or on image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeexit.cli.output import count, emit, json_option, percent, progress, table
+from edgeexit.cli.sources import load_data
+from edgeexit.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from edgeexit.cli.output import Report
+    from edgeexit.runtime.session import Session
+    from edgeexit.types import Manifest, Result
+
+_BATCH = 250
+
+
+@click.command(
+    name="run",
+    epilog="\b\nExamples:\n"
+    "  edgeexit run resnet8.eexit --data cifar10 --limit 1000\n"
+    "  edgeexit run resnet8.eexit cat.png dog.png --point accurate",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--data", "source", metavar="SOURCE", help="A name, an .npz file or a folder of class folders."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "calibration", "test"]),
+    default="test",
+    show_default=True,
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many samples.")
+@click.option("--engine", default="litert", show_default=True, help="What executes the segments.")
+@click.option("--point", default="balanced", show_default=True, help="The operating point.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@json_option
+def command(
+    bundle: Path,
+    images: tuple[Path, ...],
+    source: str | None,
+    split: str,
+    limit: int | None,
+    engine: str,
+    point: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Run BUNDLE on a split of a data set, or on IMAGES.
+
+    Of a split it prints accuracy and how many samples leave at each exit; of an image its class,
+    the exit that answered and how sure it was.
+    """
+    if (source is None) == (not images):
+        raise click.UsageError("Give either --data or image files.")
+    from edgeexit.runtime.session import Session
+
+    session = Session(bundle, engine=engine, operating_point=point, num_threads=threads)
+    manifest = session.bundle.manifest
+    if source is None:
+        answers = [_answer(path, session.run(_read(path, manifest)), manifest) for path in images]
+        emit(answers, as_json=as_json, show=lambda out: _show_answers(out, answers))
+        return
+    with progress() as report:
+        samples = load_data(source, report).parts()[split][:limit]
+        results = _run_all(session, samples.images, report)
+    summary = _summary(results, samples.labels, manifest)
+    summary = {
+        "bundle": manifest.name,
+        "engine": engine,
+        "operating_point": point,
+        "data": source,
+        "split": split,
+        **summary,
+    }
+    emit(summary, as_json=as_json, show=lambda out: _show_summary(out, summary))
+
+
+def _run_all(session: Session, images: NDArray[Any], report: Report) -> list[Result]:
+    results: list[Result] = []
+    for start in range(0, len(images), _BATCH):
+        report("run", start, len(images))
+        results += session.run_batch(images[start : start + _BATCH])
+    return results
+
+
+def _summary(
+    results: Sequence[Result], labels: NDArray[np.int64], manifest: Manifest
+) -> dict[str, Any]:
+    right = [result.label == label for result, label in zip(results, labels, strict=True)]
+    exits = []
+    macs = total_macs = 0
+    for segment in manifest.segments:
+        macs += segment.macs
+        here = [
+            ok for ok, result in zip(right, results, strict=True) if result.exit == segment.index
+        ]
+        total_macs += macs * len(here)
+        exits.append(
+            {
+                "exit": segment.index,
+                "name": segment.exit_name,
+                "num_samples": len(here),
+                "rate": len(here) / len(results),
+                "accuracy": sum(here) / len(here) if here else None,
+                "macs": macs,
+            }
+        )
+    mean_macs = total_macs / len(results)
+    return {
+        "num_samples": len(results),
+        "accuracy": sum(right) / len(right),
+        "macs": mean_macs,
+        "macs_saved": 1 - mean_macs / manifest.static_macs,
+        "exits": exits,
+    }
+
+
+def _show_summary(out: Console, summary: dict[str, Any]) -> None:
+    rows = table(
+        f"{summary['bundle']} at {summary['operating_point']} with {summary['engine']}, "
+        f"{summary['num_samples']:,} samples of {summary['data']}/{summary['split']}",
+        *("exit", "name", "leave here", "accuracy", "MACs"),
+        left=2,
+    )
+    for row in summary["exits"]:
+        rows.add_row(
+            str(row["exit"]),
+            row["name"],
+            percent(row["rate"]),
+            percent(row["accuracy"]),
+            count(row["macs"]),
+        )
+    rows.add_section()
+    rows.add_row("all", "", percent(1.0), percent(summary["accuracy"]), count(summary["macs"]))
+    out.print(rows)
+    out.print(f"{percent(summary['macs_saved'])} of the MACs saved, against no early exits")
+
+
+def _answer(path: Path, result: Result, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "image": str(path),
+        "label": result.label,
+        "class": manifest.class_names[result.label],
+        "confidence": result.confidence,
+        "exit": result.exit,
+        "exit_name": manifest.segments[result.exit].exit_name,
+    }
+
+
+def _show_answers(out: Console, answers: Sequence[dict[str, Any]]) -> None:
+    rows = table("Answers", "image", "class", "confidence", "exit", left=2)
+    for answer in answers:
+        rows.add_row(
+            answer["image"],
+            answer["class"],
+            percent(answer["confidence"]),
+            f"{answer['exit']} ({answer['exit_name']})",
+        )
+    out.print(rows)
+
+
+def _read(path: Path, manifest: Manifest) -> NDArray[np.uint8]:
+    """An image as uint8 ``[height, width, channels]``, of exactly the model's size."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as exc:
+        raise DataError(
+            "image files need Pillow", where=path, hint="pip install 'edgeexit[images]'"
+        ) from exc
+    import numpy as np
+
+    _, height, width, channels = manifest.input.tensor.shape
+    if channels not in (1, 3):
+        raise ArgumentError(
+            "the model does not take pictures", wanted="1 or 3 channels", given=channels
+        )
+    try:
+        with Image.open(path) as image:
+            if image.size != (width, height):
+                raise DataError(
+                    "the image is not of the model's size",
+                    wanted=f"{width} x {height} pixels",
+                    given=f"{image.size[0]} x {image.size[1]} pixels",
+                    where=path,
+                    hint=f"resize it first, as the training images were, to {width} x {height}",
+                )
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as exc:
+        raise DataError("the image cannot be read", given=exc, where=path) from exc
+    return pixels.reshape(height, width, channels)
