@@ -42,8 +42,9 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
                 wanted="a name from module.named_modules()",
                 given=repr(name),
                 where=f"at[{name!r}]",
-                hint=f"did you mean {', '.join(map(repr, near))}?" if near else
-                f"the top level has {', '.join(n for n, _ in module.named_children()) or 'none'}",
+                hint=f"did you mean {', '.join(map(repr, near))}?"
+                if near
+                else f"the top level has {', '.join(n for n, _ in module.named_children()) or 'none'}",
             )
     logits, features = _trace(module, tuple(at), example)
     num_classes = logits.shape[1]

@@ -27,7 +27,9 @@ class MultiExitModel(nn.Module):
         num_classes: The number of classes of every exit.
     """
 
-    def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module], num_classes: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, heads: Mapping[str, nn.Module], num_classes: int
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.attach_points = tuple(heads)

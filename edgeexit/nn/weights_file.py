@@ -49,6 +49,7 @@ def read_weights(path: Path, model: nn.Module) -> None:
 
 def weights_bytes(model: nn.Module) -> bytes:
     """Every parameter and buffer of ``model`` as the content of a safetensors file."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in
-             model.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     return save(state)

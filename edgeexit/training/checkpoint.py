@@ -1,0 +1,180 @@
+"""What a run leaves on disk.
+
+    OUTPUT/
+      resume.safetensors   weights, optimizer state and the log so far, rewritten after every epoch
+      weights.safetensors  the weights, when the run is done
+      run.json             configuration and log, when the run is done
+
+The state of a run is one file, so that a kill at any moment leaves the state before or the state
+after an epoch and never half of one: its JSON part travels in the safetensors header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from edgeexit.errors import CheckpointError, StorageError
+from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.weights_file import read_weights
+from edgeexit.training.config import TrainConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the log.
+
+    ``loss`` is the mean training loss in nats; ``train_accuracy`` is measured on the augmented
+    batches as they were trained on, ``accuracy`` on the calibration split. Both have one number for
+    each exit that the phase trains, or for all exits. ``seconds`` is wall-clock time.
+    """
+
+    phase: str
+    epoch: int
+    num_epochs: int
+    learning_rate: float
+    loss: float
+    train_accuracy: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands: ``phase`` and ``epoch`` are the next ones to do.
+
+    ``best`` and ``waited`` belong to early stopping: the best accuracy of each head in this phase
+    and how many epochs ago it was. ``tensors`` holds ``model.*``, ``kept.*`` (the weights that early
+    stopping would go back to) and ``optimizer.*``.
+    """
+
+    phase: int
+    epoch: int
+    log: tuple[EpochRecord, ...]
+    best: tuple[float, ...]
+    waited: tuple[int, ...]
+    tensors: dict[str, Tensor]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file beside its place and renames it there.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as exc:
+        raise StorageError(
+            "a file could not be written",
+            given=exc,
+            where=path,
+            hint="free space or choose a folder",
+        ) from exc
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_state(folder: Path, config: TrainConfig, fingerprint: str, state: RunState) -> None:
+    """Replaces ``resume.safetensors``."""
+    header = {
+        "format": FORMAT,
+        "config": asdict(config),
+        "fingerprint": fingerprint,
+        "phase": state.phase,
+        "epoch": state.epoch,
+        "log": [asdict(record) for record in state.log],
+        "best": state.best,
+        "waited": state.waited,
+    }
+    content = save(state.tensors, metadata={"edgeexit": json.dumps(header)})
+    write_whole(folder / "resume.safetensors", content)
+
+
+def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState | None:
+    """The state of an interrupted run, or None where there is none.
+
+    Raises:
+        CheckpointError: The file is damaged, or belongs to a run with other options, model or data.
+    """
+    path = folder / "resume.safetensors"
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["edgeexit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        log = tuple(_record(entry) for entry in header["log"])
+        given = (header["format"], header["config"], header["fingerprint"])
+        state = RunState(
+            int(header["phase"]),
+            int(header["epoch"]),
+            log,
+            tuple(map(float, header["best"])),
+            tuple(map(int, header["waited"])),
+            tensors,
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+        raise CheckpointError(
+            "the state of the interrupted run cannot be read",
+            given=exc,
+            where=path,
+            hint="delete it to start the run again",
+        ) from exc
+    wanted = (FORMAT, asdict(config), fingerprint)
+    if given != wanted:
+        changed = [
+            f"{key}: {given[1].get(key)!r} -> {value!r}"
+            for key, value in wanted[1].items()
+            if given[1].get(key) != value
+        ]
+        raise CheckpointError(
+            "the folder holds an interrupted run of another kind",
+            wanted="the options, model and data of that run",
+            given="; ".join(changed) or "another model or other data",
+            where=path,
+            hint="repeat its options, or choose another output folder",
+        )
+    return state
+
+
+def _record(entry: dict[str, Any]) -> EpochRecord:
+    record = EpochRecord(**{field.name: entry[field.name] for field in fields(EpochRecord)})
+    return EpochRecord(
+        **{
+            **asdict(record),
+            "train_accuracy": tuple(record.train_accuracy),
+            "accuracy": tuple(record.accuracy),
+        }
+    )
+
+
+def load_checkpoint(folder: Path, model: MultiExitModel) -> None:
+    """Loads the weights of a finished run into a model that was built as it was for training.
+
+    Raises:
+        CheckpointError: The run is not finished, or the weights do not fit.
+    """
+    path = folder / "weights.safetensors"
+    if not path.exists() and (folder / "resume.safetensors").exists():
+        raise CheckpointError(
+            "the run in this folder is not finished",
+            where=folder,
+            hint="run the same `edgeexit train` command again: it resumes",
+        )
+    read_weights(path, model)
