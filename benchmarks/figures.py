@@ -21,12 +21,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def publish(title: str, figures: Mapping[str, object], json_path: Path | None) -> None:
     """Prints nested figures, one row for each with its dotted key, and writes them as JSON."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("figure")
     table.add_column("value", justify="right")
     for key, value in _flat(figures):
         table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(f"[bold]{title}[/bold]")
+    console.print(table)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -9,7 +9,6 @@ import click
 from edgeexit.cli.inspect import facts_of, show_bundle
 from edgeexit.cli.models import load_trained
 from edgeexit.cli.output import emit, json_option, progress
-from edgeexit.cli.sources import load_data
 
 
 @click.command(
@@ -67,12 +66,13 @@ def command(
     MODEL is a network of the zoo (resnet8), a folder made by edgeexit train, or
     package.module:function, called without arguments.
     """
+    from edgeexit import data
     from edgeexit.compiler.pipeline import compile_model
     from edgeexit.targets import load_target
 
     device = load_target(target)
     with progress() as report:
-        splits = load_data(source, report)
+        splits = data.load(source, progress=report)
         network = load_trained(
             model,
             weights=weights,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,9 +42,9 @@ def fetch(name: str, cache: Path | None, as_json: bool) -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the data sets that can be fetched."""
-    from edgeexit.data.recipes import list_recipes, read_recipe
+    from edgeexit import data
 
-    recipes = [read_recipe(name) for name in list_recipes()]
+    recipes = [data.read_recipe(name) for name in data.list_recipes()]
     rows = table("Data sets", "name", "title", "licence", "classes", "samples", left=3)
     for recipe in recipes:
         num_samples = recipe.num_train + recipe.num_calibration + recipe.num_test
@@ -81,26 +82,25 @@ def describe(source: str, cache: Path | None, as_json: bool) -> None:
     """Show the splits of SOURCE: a name, an .npz file or a folder of class folders."""
     from edgeexit import data
 
-    splits = data.load(source, cache=cache)
-    rows = table(splits.name, "split", "samples", "image", "dtype", left=1)
-    facts = {}
-    for name, samples in splits.parts().items():
-        shape, dtype = samples.images.shape[1:], str(samples.images.dtype)
-        rows.add_row(name, f"{len(samples):,}", " x ".join(map(str, shape)), dtype)
-        facts[name] = {"num_samples": len(samples), "image_shape": shape, "dtype": dtype}
+    with progress() as report:
+        splits = data.load(source, cache=cache, progress=report)
+    facts = data.describe(splits)
+    emit(facts, as_json=as_json, show=lambda out: _show(out, facts))
 
-    def show(out: Console) -> None:
-        out.print(rows)
-        out.print(f"{splits.num_classes} classes: {', '.join(splits.class_names)}")
 
-    emit(
-        {
-            "name": splits.name,
-            "splits": facts,
-            "class_names": splits.class_names,
-            "preprocessing": splits.preprocessing,
-            "augmentation": splits.augmentation,
-        },
-        as_json=as_json,
-        show=show,
-    )
+def _show(out: Console, facts: Mapping[str, Any]) -> None:
+    image = " x ".join(map(str, facts["image_shape"]))
+    out.print(f"[bold]{facts['name']}[/bold]: images {image} {facts['dtype']}")
+    offset, multiplier = facts["preprocessing"].values()
+    out.print(f"real value = (raw - {_numbers(offset)}) * {_numbers(multiplier)}")
+    splits = facts["splits"]
+    rows = table("Samples", "class", *splits)
+    for name in facts["class_names"]:
+        rows.add_row(name, *(f"{split['per_class'][name]:,}" for split in splits.values()))
+    rows.add_section()
+    rows.add_row("all", *(f"{split['num_samples']:,}" for split in splits.values()))
+    out.print(rows)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"[{', '.join(f'{v:g}' for v in values)}]"

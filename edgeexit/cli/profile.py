@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeexit.cli.output import count, duration, emit, json_option, percent, progress, table
-from edgeexit.cli.sources import load_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,10 +64,11 @@ def command(
 
     Every sample is run on its own, in turns with the network without early exits.
     """
+    from edgeexit import data
     from edgeexit.profiling import profile
 
     with progress() as report:
-        samples = load_data(source, report).parts()[split][:limit]
+        samples = data.load(source, progress=report).parts()[split][:limit]
         report(f"profile on {on}", 0, 0)
         result = profile(
             bundle,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeexit.cli.output import count, emit, json_option, percent, progress, table
-from edgeexit.cli.sources import load_data
 from edgeexit.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _BATCH = 250
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many samples.")
 @click.option("--engine", default="litert", show_default=True, help="What executes the segments.")
 @click.option("--point", default="balanced", show_default=True, help="The operating point.")
+@click.option("--static", is_flag=True, help="Run the network without early exits instead.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @json_option
 def command(
@@ -54,6 +55,7 @@ def command(
     limit: int | None,
     engine: str,
     point: str,
+    static: bool,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -66,20 +68,25 @@ def command(
         raise click.UsageError("Give either --data or image files.")
     from edgeexit.runtime.session import Session
 
-    session = Session(bundle, engine=engine, operating_point=point, num_threads=threads)
+    session = Session(
+        bundle, engine=engine, operating_point=point, num_threads=threads, static=static
+    )
     manifest = session.bundle.manifest
     if source is None:
         answers = [_answer(path, session.run(_read(path, manifest)), manifest) for path in images]
         emit(answers, as_json=as_json, show=lambda out: _show_answers(out, answers))
         return
+    from edgeexit import data
+
     with progress() as report:
-        samples = load_data(source, report).parts()[split][:limit]
+        samples = data.load(source, progress=report).parts()[split][:limit]
         results = _run_all(session, samples.images, report)
-    summary = _summary(results, samples.labels, manifest)
+    costs = _costs(manifest, static)
+    summary = _summary(results, samples.labels, manifest, costs)
     summary = {
         "bundle": manifest.name,
         "engine": engine,
-        "operating_point": point,
+        "operating_point": session.operating_point,
         "data": source,
         "split": split,
         **summary,
@@ -95,32 +102,38 @@ def _run_all(session: Session, images: NDArray[Any], report: Report) -> list[Res
     return results
 
 
+def _costs(manifest: Manifest, static: bool) -> dict[int, int]:
+    """MACs of a sample that leaves at an exit, for every exit that can answer."""
+    if static:
+        return {manifest.segments[-1].index: manifest.static_macs}
+    sums = itertools.accumulate(segment.macs for segment in manifest.segments)
+    return dict(enumerate(sums))
+
+
 def _summary(
-    results: Sequence[Result], labels: NDArray[np.int64], manifest: Manifest
+    results: Sequence[Result],
+    labels: NDArray[np.int64],
+    manifest: Manifest,
+    costs: Mapping[int, int],
 ) -> dict[str, Any]:
     right = [result.label == label for result, label in zip(results, labels, strict=True)]
     exits = []
-    macs = total_macs = 0
-    for segment in manifest.segments:
-        macs += segment.macs
-        here = [
-            ok for ok, result in zip(right, results, strict=True) if result.exit == segment.index
-        ]
-        total_macs += macs * len(here)
+    for index, macs in costs.items():
+        here = [ok for ok, result in zip(right, results, strict=True) if result.exit == index]
         exits.append(
             {
-                "exit": segment.index,
-                "name": segment.exit_name,
+                "exit": index,
+                "name": manifest.segments[index].exit_name,
                 "num_samples": len(here),
                 "rate": len(here) / len(results),
-                "accuracy": sum(here) / len(here) if here else None,
+                "accuracy": sum(map(int, here)) / len(here) if here else None,
                 "macs": macs,
             }
         )
-    mean_macs = total_macs / len(results)
+    mean_macs = sum(costs[result.exit] for result in results) / len(results)
     return {
         "num_samples": len(results),
-        "accuracy": sum(right) / len(right),
+        "accuracy": sum(map(int, right)) / len(right),
         "macs": mean_macs,
         "macs_saved": 1 - mean_macs / manifest.static_macs,
         "exits": exits,
@@ -128,8 +141,10 @@ def _summary(
 
 
 def _show_summary(out: Console, summary: dict[str, Any]) -> None:
+    point = summary["operating_point"]
+    how = f"at {point}" if point else "without early exits"
     rows = table(
-        f"{summary['bundle']} at {summary['operating_point']} with {summary['engine']}, "
+        f"{summary['bundle']} {how} with {summary['engine']}, "
         f"{summary['num_samples']:,} samples of {summary['data']}/{summary['split']}",
         *("exit", "name", "leave here", "accuracy", "MACs"),
         left=2,

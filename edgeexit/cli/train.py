@@ -1,0 +1,231 @@
+"""``edgeexit train``: trains a network and its exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeexit.cli.models import ModelName, build_model, write_description
+from edgeexit.cli.output import console, emit, json_option, percent, progress, table
+from edgeexit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgeexit.training import EpochRecord, Progress
+
+_STATE = "resume.safetensors"
+
+
+@click.command(
+    name="train",
+    epilog="\b\nExamples:\n"
+    "  edgeexit train resnet8 --data cifar10 --strategy mixed --epochs 50 --output runs/r8\n"
+    "  torchrun --nproc-per-node 2 -m edgeexit train resnet8 --data cifar10 --output runs/r8",
+)
+@click.argument("model")
+@click.option(
+    "--data", "source", required=True, metavar="SOURCE", help="A name, an .npz file or a folder."
+)
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for weights and log.",
+)
+@click.option("--resume", is_flag=True, help="Continue the interrupted run in the folder.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["disjoint", "joint", "mixed"]),
+    default="mixed",
+    show_default=True,
+    help="Backbone, then heads; everything at once; backbone, then everything.",
+)
+@click.option("--epochs", type=int, default=50, show_default=True, help="Of all phases together.")
+@click.option(
+    "--backbone-share",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Share of the epochs that the first of two phases gets.",
+)
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option("--learning-rate", type=float, default=0.2, show_default=True, help="The peak.")
+@click.option(
+    "--second-phase-rate",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Factor on the peak in the second phase.",
+)
+@click.option("--momentum", type=float, default=0.9, show_default=True)
+@click.option("--weight-decay", type=float, default=5e-4, show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(["one_cycle", "cosine"]),
+    default="one_cycle",
+    show_default=True,
+)
+@click.option("--label-smoothing", type=float, default=0.0, show_default=True)
+@click.option("--mixup", type=float, default=0.0, show_default=True, help="0 turns it off.")
+@click.option("--patience", type=int, help="Stop early after so many epochs without improvement.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True
+)
+@click.option("--compile", is_flag=True, help="Run the model through torch.compile.")
+@json_option
+def command(
+    model: str, source: str, output: Path, resume: bool, as_json: bool, **options: Any
+) -> None:
+    """Train MODEL with its exits and leave weights and log in the output folder.
+
+    MODEL is a network of the zoo (resnet8), or package.module:function, called without arguments.
+    An interrupted run continues with --resume and the same options. Accuracy is that of the
+    calibration split; the test split is not looked at.
+    """
+    _check_output(output, resume)
+    from edgeexit import data
+    from edgeexit.training import TrainConfig, train
+    from edgeexit.training.strategies import phases
+
+    phases(TrainConfig(**options))  # complains of an option before anything is fetched or written
+
+    with progress() as report:
+        splits = data.load(source, progress=report)
+    # torchrun starts one process for each device: one of them speaks and writes.
+    main_process = os.environ.get("RANK", "0") == "0"
+    _seed(options["seed"])
+    name = ModelName(model, splits.num_classes, splits.image_shape[2])
+    network = build_model(name)
+    if main_process:
+        write_description(output, name)
+    with _display(network.exit_names, main_process) as shown:
+        log = train(network, splits, output=output, progress=shown, **options)
+    if main_process:
+        facts = {"output": output, "exits": network.exit_names, "log": [asdict(r) for r in log]}
+        emit(facts, as_json=as_json, show=lambda out: _show(out, output, network.exit_names, log))
+
+
+def _check_output(output: Path, resume: bool) -> None:
+    """A finished or interrupted run is not written over by accident, nor is one invented."""
+    state = output / _STATE
+    if resume and not state.exists():
+        raise ArgumentError(
+            "there is no run to continue", wanted=f"a {_STATE}", where=output, hint="drop --resume"
+        )
+    if not resume and state.exists():
+        raise ArgumentError(
+            "the output folder holds a run already",
+            wanted="an empty or new folder",
+            where=output,
+            hint="continue it with --resume, or choose another folder",
+        )
+
+
+def _seed(seed: int) -> None:
+    """Makes fresh weights, and so the whole run, a matter of the seed."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def _display(exits: Sequence[str], main_process: bool) -> Iterator[Progress]:
+    if not main_process:
+        yield _Lines(exits, print_lines=False)
+    elif sys.stderr.isatty():
+        with _Bars(exits) as bars:
+            yield bars
+    else:
+        yield _Lines(exits, print_lines=True)
+
+
+def _line(record: EpochRecord, exits: Sequence[str]) -> str:
+    # The backbone's phase trains the last exit alone.
+    names = exits[-len(record.accuracy) :]
+    exits_text = ", ".join(
+        f"{name} {percent(value)}" for name, value in zip(names, record.accuracy, strict=True)
+    )
+    return (
+        f"{record.phase} {record.epoch + 1}/{record.num_epochs}: loss {record.loss:.4f}, "
+        f"{exits_text} ({record.seconds:.0f} s)"
+    )
+
+
+class _Lines:
+    """One line for each epoch, where there is no terminal."""
+
+    def __init__(self, exits: Sequence[str], *, print_lines: bool) -> None:
+        self.exits = exits
+        self.print_lines = print_lines
+
+    def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None:
+        """See `edgeexit.training.Progress`."""
+
+    def step(self) -> None:
+        """See `edgeexit.training.Progress`."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """See `edgeexit.training.Progress`."""
+        if self.print_lines:
+            click.echo(_line(record, self.exits), err=True)
+
+
+class _Bars:
+    """A bar for the phase and one for the epoch; a line for each epoch that is done."""
+
+    def __init__(self, exits: Sequence[str]) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        self.exits = exits
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.bars = Progress(*columns, Remaining(), console=console(stderr=True), transient=True)
+        self.of_phase = self.bars.add_task("", visible=False)
+        self.of_epoch = self.bars.add_task("", visible=False)
+
+    def __enter__(self) -> _Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None:
+        """See `edgeexit.training.Progress`."""
+        self.bars.reset(
+            self.of_phase,
+            description=f"{name}: epochs",
+            total=num_epochs,
+            completed=done_epochs,
+            visible=True,
+        )
+        self.bars.reset(self.of_epoch, description="batches", total=num_steps, visible=True)
+
+    def step(self) -> None:
+        """See `edgeexit.training.Progress`."""
+        self.bars.advance(self.of_epoch)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """See `edgeexit.training.Progress`."""
+        self.bars.console.print(_line(record, self.exits))
+        self.bars.advance(self.of_phase)
+        self.bars.reset(self.of_epoch)
+
+
+def _show(out: Console, output: Path, exits: Sequence[str], log: Sequence[EpochRecord]) -> None:
+    last = log[-1]
+    rows = table("Accuracy on the calibration split, after the last epoch", "exit", "accuracy")
+    for name, value in zip(exits[-len(last.accuracy) :], last.accuracy, strict=True):
+        rows.add_row(name, percent(value))
+    out.print(rows)
+    out.print(f"weights and log are in {output}")
