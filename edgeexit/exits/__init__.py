@@ -1,0 +1,1 @@
+"""Thresholds: searched on logits that were seen, and kept as operating points."""
