@@ -14,6 +14,7 @@ from typing import get_args
 
 from edgeexit.errors import TargetError
 from edgeexit.resources import resource_folder
+from edgeexit.runtime.engines import ENGINES
 from edgeexit.types import BackendName
 
 _MAX_FILE_BYTES = 1 << 20
@@ -84,17 +85,37 @@ def _read(path: Path) -> Target:
         engines={backend: engines.text(backend) for backend in engines.values},
     )
     reader.done()
-    for backend in target.backends:
-        if backend not in _BACKENDS:
-            raise TargetError(
-                "a target names an unknown backend",
-                wanted=f"one of {', '.join(_BACKENDS)}",
-                given=repr(backend),
-                where=f"{path}: engines",
-            )
+    for backend, engine in target.engines.items():
+        _check_engine(path, backend, engine)
     if not target.backends:
         raise TargetError("a target has no backend", wanted="at least one in [engines]", where=path)
     return target
+
+
+def _check_engine(path: Path, backend: str, engine: str) -> None:
+    where = f"{path}: engines.{backend}"
+    if backend not in _BACKENDS:
+        raise TargetError(
+            "the target names an unknown backend",
+            wanted=f"one of {', '.join(_BACKENDS)}",
+            given=repr(backend),
+            where=where,
+        )
+    if engine not in ENGINES:
+        raise TargetError(
+            "there is no such engine",
+            wanted=f"one of {', '.join(ENGINES)}",
+            given=repr(engine),
+            where=where,
+        )
+    if ENGINES[engine].backend != backend:
+        fitting = [name for name, info in ENGINES.items() if info.backend == backend]
+        raise TargetError(
+            f"the engine does not run artifacts of {backend}",
+            wanted=f"one of {', '.join(fitting)}",
+            given=repr(engine),
+            where=where,
+        )
 
 
 def _parse(path: Path) -> dict[str, object]:

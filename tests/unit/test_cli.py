@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeexit import __version__
+from edgeexit.cli import models
+from edgeexit.cli.app import main
+from edgeexit.cli.output import count, duration, percent
+from edgeexit.errors import ArgumentError, CheckpointError, ModelError
+from edgeexit.types import Result
+
+COMMANDS = ["data", "train", "compile", "inspect", "run", "profile", "targets", "completion"]
+
+
+class Cli:
+    """Runs a command line in this process and keeps what it said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: str | Path, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        self.out, self.err = self.capsys.readouterr()
+        assert caught.value.code == code, self.err
+        return self.out
+
+    def json(self, *words: str | Path, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code))
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+@pytest.fixture
+def grey_data(tmp_path: Path) -> Path:
+    """4 x 4 grey images; the first pixel of a test image is the exit to leave at, and its label
+    is in the second."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 255, (30, 4, 4, 1), dtype=np.uint8)
+    test = np.zeros((4, 4, 4, 1), np.uint8)
+    test[:, 0, 0, 0] = [0, 0, 1, 1]
+    test[:, 0, 1, 0] = [0, 1, 2, 0]
+    path = tmp_path / "grey.npz"
+    np.savez(
+        path,
+        train_images=train,
+        train_labels=np.arange(30) % 3,
+        test_images=test,
+        test_labels=np.array([0, 1, 2, 1]),
+    )
+    return path
+
+
+class FakeSession:
+    """Leaves at the exit, and with the label, that the first two pixels name."""
+
+    def __init__(self, bundle: Path, *, static: bool, operating_point: str, **_: object) -> None:
+        from edgeexit.runtime.bundle import open_bundle
+
+        self.bundle = open_bundle(bundle)
+        self.static = static
+        self.operating_point = None if static else operating_point
+
+    def run(self, raw: Any) -> Result:
+        return Result(int(raw[0, 1, 0]), 1 if self.static else int(raw[0, 0, 0]), 0.75)
+
+    def run_batch(self, raw: Any) -> list[Result]:
+        return [self.run(image) for image in raw]
+
+
+# ------------------------------------------------------------------ the group
+
+
+def test_help_lists_the_commands_in_the_order_of_the_work(cli: Cli) -> None:
+    out = cli("--help")
+    listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line[:3]]
+    assert listed[: len(COMMANDS)] == COMMANDS
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[name] for name in COMMANDS] + [["data", name] for name in ("fetch", "list", "describe")],
+)
+def test_every_help_has_an_example_that_starts_with_its_command(cli: Cli, words: list[str]) -> None:
+    assert f"edgeexit {' '.join(words)}" in cli(*words, "--help").partition("Example")[2]
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").split()[-1] == __version__
+
+
+def test_unknown_command_names_a_near_one(cli: Cli) -> None:
+    cli("complie", code=2)
+    assert "Did you mean 'compile'?" in cli.err
+    assert cli.json("complie", code=2)["error"] == "UsageError"
+
+
+def test_an_error_is_text_or_json(cli: Cli, tmp_path: Path) -> None:
+    cli("inspect", tmp_path / "absent.eexit", code=1)
+    assert cli.out == ""
+    assert "absent.eexit" in cli.err
+    facts = cli.json("inspect", tmp_path / "absent.eexit", code=1)
+    assert facts["error"] == "BundleError"
+    assert {"problem", "wanted", "where", "try"} <= facts.keys()
+
+
+def test_interrupt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeexit.targets.list_targets", interrupted)
+    cli("targets", code=130)
+    assert "interrupted" in cli.err
+
+
+def test_completion_in_a_fresh_shell(cli: Cli) -> None:
+    assert "_EDGEEXIT_COMPLETE=bash_complete" in cli("completion", "bash")
+    words = {"COMP_WORDS": "edgeexit com", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeexit"],
+        env={**os.environ, **words, "_EDGEEXIT_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["plain,compile", "plain,completion"]
+
+
+# ------------------------------------------------------------------ looking at things
+
+
+def test_targets(cli: Cli) -> None:
+    assert "host" in cli("targets")
+    assert cli.json("targets")[0]["engines"]["tflite"] == "litert"
+
+
+def test_data_describe(cli: Cli, grey_data: Path) -> None:
+    assert "4 x 4 x 1 uint8" in cli("data", "describe", grey_data)
+    assert cli.json("data", "describe", grey_data)["splits"]["test"]["num_samples"] == 4
+
+
+def test_data_list(cli: Cli) -> None:
+    assert "CIFAR-10" in cli("data", "list")
+    assert [entry["name"] for entry in cli.json("data", "list")] == ["cifar10", "fashion-mnist"]
+
+
+def test_inspect(cli: Cli, bundle_folder: Path) -> None:
+    out = cli("inspect", bundle_folder)
+    for text in ("layer1", "1x2x2x8", "1.10 k", "balanced", "46.67 %", "static.tflite", "0.1.0"):
+        assert text in out
+    facts = cli.json("inspect", bundle_folder)
+    assert facts["segments"][0]["outputs"][0]["shape"] == [1, 2, 2, 8]
+    assert facts["decision"] == {"rule": "confidence"}
+
+
+# ------------------------------------------------------------------ running
+
+
+@pytest.fixture
+def fake_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeexit.runtime.session.Session", FakeSession)
+
+
+@pytest.mark.usefixtures("fake_session")
+def test_run_on_a_split(cli: Cli, bundle_folder: Path, grey_data: Path) -> None:
+    facts = cli.json("run", bundle_folder, "--data", grey_data)
+    assert facts["accuracy"] == 0.75
+    assert facts["macs"] == (1100 + 3100) / 2
+    early, late = facts["exits"]
+    assert (early["rate"], early["accuracy"], early["macs"]) == (0.5, 1.0, 1100)
+    assert (late["rate"], late["accuracy"], late["macs"]) == (0.5, 0.5, 3100)
+    out = cli("run", bundle_folder, "--data", grey_data, "--limit", "2")
+    assert "2 samples" in out
+    assert "100.00 %" in out
+
+
+@pytest.mark.usefixtures("fake_session")
+def test_run_without_early_exits(cli: Cli, bundle_folder: Path, grey_data: Path) -> None:
+    facts = cli.json("run", bundle_folder, "--data", grey_data, "--static")
+    assert facts["macs"] == 3000
+    assert facts["macs_saved"] == 0
+    assert [row["exit"] for row in facts["exits"]] == [1]
+    assert "without early exits" in cli("run", bundle_folder, "--data", grey_data, "--static")
+
+
+@pytest.mark.usefixtures("fake_session")
+def test_run_on_images(cli: Cli, bundle_folder: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pixels = np.zeros((4, 4), np.uint8)
+    pixels[0, :2] = (1, 2)
+    good, large, broken = (tmp_path / name for name in ("good.png", "large.png", "broken.png"))
+    image.fromarray(pixels).save(good)
+    image.fromarray(np.zeros((8, 8), np.uint8)).save(large)
+    broken.write_bytes(b"\x89PNG nothing more")
+    assert "final" in cli("run", bundle_folder, good)
+    (answer,) = cli.json("run", bundle_folder, good)
+    assert (answer["class"], answer["exit_name"], answer["confidence"]) == ("cat", "final", 0.75)
+    assert cli.json("run", bundle_folder, large, code=1)["wanted"] == "4 x 4 pixels"
+    assert cli.json("run", bundle_folder, broken, code=1)["error"] == "DataError"
+    assert cli.json("run", bundle_folder, tmp_path / "no.png", code=1)["error"] == "DataError"
+
+
+def test_run_on_nothing_is_wrong_usage(cli: Cli, bundle_folder: Path) -> None:
+    cli("run", bundle_folder, code=2)
+    assert "either --data or image files" in cli.err
+
+
+# ------------------------------------------------------------------ making things
+
+
+def test_train_resume_and_load(cli: Cli, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data, output = tmp_path / "data.npz", tmp_path / "run"
+    images = rng.integers(0, 255, (40, 32, 32, 3), dtype=np.uint8)
+    np.savez(data, images=images, labels=np.arange(40) % 2)
+    words = ("train", "resnet8", "--data", data, "-o", output, "--epochs", "2", "--batch-size", "8")
+    words = (*words, "--backbone-share", "0.5")
+    cli(*words, "--resume", code=1)
+    assert not output.exists()
+    log = cli.json(*words)["log"]
+    assert [record["phase"] for record in log] == ["backbone", "everything"]
+    assert "everything 1/1" in cli.err
+    cli(*words, code=1)
+    assert "--resume" in cli.err
+    assert cli.json(*words, "--resume")["log"] == log
+    model = models.load_trained(str(output), weights=None, num_classes=9, in_channels=9)
+    assert model.num_classes == 2
+    with pytest.raises(ArgumentError, match="weights of its own"):
+        models.load_trained(str(output), weights="cifar10", num_classes=2, in_channels=3)
+
+
+def test_train_complains_before_it_writes(cli: Cli, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    cli("train", "resnet8", "--data", "absent.npz", "-o", output, "--epochs", "0", code=1)
+    assert "epochs=0" in cli.err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"name": 1}', "x" * (1 << 17)])
+def test_not_a_checkpoint(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "model.json").write_text(content)
+    with pytest.raises(CheckpointError, match="not a checkpoint of edgeexit train"):
+        models.load_trained(str(tmp_path), weights=None, num_classes=2, in_channels=3)
+
+
+NETWORKS = """
+import torch
+from edgeexit import attach_exits, heads
+
+def good():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    return attach_exits(net, at={"0": heads.Pooled()}, example=torch.zeros(1, 1, 4, 4))
+
+def plain():
+    return torch.nn.Linear(2, 2)
+
+def broken():
+    raise RuntimeError("out of coffee")
+
+number = 7
+"""
+
+
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "networks_of_mine.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "networks_of_mine", raising=False)
+    return "networks_of_mine"
+
+
+def load(name: str, weights: str | None = None) -> Any:
+    return models.load_trained(name, weights=weights, num_classes=3, in_channels=1)
+
+
+def test_a_function_of_ones_own(networks: str) -> None:
+    assert load(f"{networks}:good").exit_names == ("0", "final")
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        ("absent", ArgumentError, "has no function 'absent'"),
+        ("number", ArgumentError, "has no function 'number'"),
+        ("plain", ModelError, r"did not return a network with exits(.|\n)*Linear"),
+        ("broken", ModelError, r"failed(.|\n)*RuntimeError: out of coffee"),
+    ],
+)
+def test_a_function_that_does_not_do(
+    networks: str, function: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load(f"{networks}:{function}")
+
+
+def test_a_module_that_is_not_there(networks: str) -> None:
+    with pytest.raises(ArgumentError, match="no module 'network_of_mine'"):
+        load("network_of_mine:good")
+    with pytest.raises(ArgumentError, match="networks of the zoo"):
+        load(f"{networks}:good", weights="cifar10")
+
+
+# ------------------------------------------------------------------ words and numbers
+
+
+def test_numbers_for_people() -> None:
+    assert [count(n) for n in (None, 0, 999, 12_500, 12_500_000)] == [
+        *("-", "0", "999", "12.50 k", "12.50 M")
+    ]
+    assert [duration(n) for n in (None, 86_240, 1_430_000)] == ["-", "86.2 us", "1.43 ms"]
+    assert [percent(n) for n in (None, 0.8465)] == ["-", "84.65 %"]

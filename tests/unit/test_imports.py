@@ -1,0 +1,47 @@
+"""What a process loads is asked of fresh processes: this one has loaded everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "nncf", "litert_torch", "executorch", "tensorflow", "jax", "transformers"}
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def command(words: str) -> str:
+    return (
+        "from edgeexit.cli.app import main\n"
+        f"try: main({words.split()!r})\n"
+        "except SystemExit as exc: assert exc.code == 0, exc.code"
+    )
+
+
+@pytest.mark.parametrize("code", ["import edgeexit", command("--help"), command("--version")])
+def test_import_and_help_load_next_to_nothing(code: str) -> None:
+    assert not loaded_by(code) & (HEAVY | {"numpy", "rich"})
+
+
+@pytest.mark.parametrize("name", ["train", "compile", "run", "profile", "inspect", "data fetch"])
+def test_help_of_a_command_loads_nothing_heavy(name: str) -> None:
+    assert not loaded_by(command(f"{name} --help")) & (HEAVY | {"numpy", "rich"})
+
+
+def test_the_runtime_loads_no_compiler() -> None:
+    code = "import edgeexit as ee; ee.Session; ee.open_bundle; ee.Result; ee.profile; ee.data"
+    loaded = loaded_by(code)
+    assert "numpy" in loaded
+    assert not loaded & HEAVY
+
+
+def test_the_probe_notices_torch() -> None:
+    assert "torch" in loaded_by("import edgeexit as ee; ee.attach_exits")

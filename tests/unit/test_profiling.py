@@ -1,0 +1,158 @@
+"""Profiles with a clock that only the (fake) sessions move, so that every number is known."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeexit.errors import ArgumentError
+from edgeexit.profiling import host, profile
+from edgeexit.profiling.report import measured
+from edgeexit.runtime.bundle import Bundle, open_bundle
+from edgeexit.types import Result
+
+CHAIN_NS = (100, 300)
+STATIC_NS = 200
+SEGMENT_NS = (90, 180)
+
+
+class World:
+    """What the fake sessions did, in order, and what time it is."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.calls: list[str] = []
+        self.collector_ran = False
+
+    def clock(self) -> int:
+        return self.now
+
+
+def fake_session(world: World) -> type:
+    class Session:
+        """Leaves at the exit that the first pixel names, with the label that the second names."""
+
+        def __init__(self, bundle: Bundle, *, static: bool = False, **_: Any) -> None:
+            self.static = static
+
+        def run(self, raw: np.ndarray[Any, Any], timings: bool = False) -> Result:
+            leave, label = int(raw[0, 0, 0]), int(raw[0, 1, 0])
+            world.calls.append("static" if self.static else "timed" if timings else "chain")
+            world.collector_ran |= gc.isenabled() and timings
+            world.now += STATIC_NS if self.static else CHAIN_NS[leave]
+            times = SEGMENT_NS[: leave + 1] if timings else ()
+            return Result(label, 1 if self.static else leave, 0.9, times)
+
+    return Session
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(host, "Session", fake_session(world))
+    monkeypatch.setattr(host, "perf_counter_ns", world.clock)
+    return world
+
+
+def images(*exits_and_labels: tuple[int, int]) -> np.ndarray[Any, Any]:
+    made = np.zeros((len(exits_and_labels), 4, 4, 1), np.uint8)
+    made[:, 0, :2, 0] = exits_and_labels
+    return made
+
+
+FOUR = images((0, 0), (0, 1), (0, 2), (1, 0))
+LABELS = np.array([0, 1, 0, 0])
+
+
+def test_numbers_by_hand(world: World, bundle_folder: Path) -> None:
+    report = profile(bundle_folder, FOUR, LABELS, warmup=3, rounds=2)
+    assert report.chain.num_runs == 8
+    assert report.chain.mean_ns == pytest.approx((3 * 100 + 300) / 4)
+    assert report.chain.p50_ns == 100
+    assert report.chain.p99_ns == 300
+    assert report.static is not None
+    assert report.static.mean_ns == report.static.p95_ns == STATIC_NS
+    assert report.p50_ratio == pytest.approx(0.5)
+    assert report.mean_ratio == pytest.approx(0.75)
+    assert report.accuracy == pytest.approx(0.75)
+    # Segments of 1,100 and 2,000 MACs: three samples stop after the first.
+    assert report.macs == pytest.approx((3 * 1100 + 3100) / 4)
+    assert report.macs_saved == pytest.approx(1 - 1600 / 3000)
+
+    first, last = report.exits
+    assert (first.name, first.num_samples, first.rate, first.macs) == ("layer1", 3, 0.75, 1100)
+    assert first.accuracy == pytest.approx(2 / 3)
+    assert (last.name, last.num_samples, last.accuracy, last.macs) == ("final", 1, 1.0, 3100)
+    assert last.latency is not None
+    assert last.latency.p50_ns == 300
+
+    early, late = report.segments
+    assert early.latency is not None
+    assert late.latency is not None
+    assert (early.latency.num_runs, early.latency.p50_ns) == (8, 90)
+    assert (late.latency.num_runs, late.latency.p50_ns) == (2, 180)
+    assert {early.latency.source, report.chain.source} == {"measured"}
+    assert not world.collector_ran
+
+
+def test_chain_and_static_take_turns_and_turns_change(world: World, bundle_folder: Path) -> None:
+    profile(bundle_folder, FOUR[:2], rounds=2, warmup=0)
+    end_to_end = world.calls[4:12]  # after the two passes that collect answers
+    assert end_to_end == ["chain", "static"] * 2 + ["static", "chain"] * 2
+    assert world.calls[12:] == ["timed"] * 4
+
+
+def test_what_is_missing_is_none(world: World, bundle_folder: Path) -> None:
+    bundle = open_bundle(bundle_folder)
+    chain_only = tuple(a for a in bundle.manifest.artifacts if a.segment is not None)
+    bundle = Bundle(bundle.path, replace(bundle.manifest, artifacts=chain_only))
+    report = profile(bundle, FOUR[:3], warmup=0, rounds=1)
+    assert report.static is report.static_accuracy is report.p50_ratio is report.mean_ratio is None
+    assert report.accuracy is None
+    assert report.exits[1].num_samples == 0
+    assert report.exits[1].latency is report.exits[1].accuracy is report.segments[1].latency is None
+
+
+def test_device_says_what_ran(world: World, bundle_folder: Path) -> None:
+    device = profile(bundle_folder, FOUR, rounds=1, num_threads=2).device
+    assert (device.transport, device.engine, device.num_threads) == ("host", "litert", 2)
+    assert device.engine_version is not None
+
+
+def test_collector_is_as_it_was(world: World, bundle_folder: Path) -> None:
+    gc.disable()
+    try:
+        profile(bundle_folder, FOUR, rounds=1)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    profile(bundle_folder, FOUR, rounds=1)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"num_threads": 0}, "num_threads must be at least 1"),
+        ({"warmup": -1}, "warmup must not be negative"),
+        ({"samples": FOUR[:0]}, "samples must be at least 1"),
+        ({"labels": LABELS[:2]}, r"differ in length(.|\n)*wanted: 4 labels"),
+        ({"on": "toaster"}, r"on 'toaster'(.|\n)*wanted: on='host'"),
+    ],
+)
+def test_bad_arguments(
+    world: World, bundle_folder: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        profile(**{"bundle": bundle_folder, "samples": FOUR, **options})
+
+
+def test_percentiles_by_hand() -> None:
+    latency = measured(range(1, 102))
+    assert (latency.p50_ns, latency.p95_ns, latency.p99_ns) == (51, 96, 100)
