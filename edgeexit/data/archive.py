@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.data.validate import check_num_bytes
 from edgeexit.errors import DataError
 
-MAX_DATASET_BYTES = 16 << 30
-"""The most that a dataset may take in memory; a larger one is refused before it is loaded."""
-
-_MAX_HEADER_BYTES = 4096
+# NumPy's letters for booleans, integers, floats and text of a fixed length.
 _PLAIN_KINDS = "biufU"
 
 
 def read_npz(
     path: Path, *, required: Collection[str] = (), wanted: Collection[str] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Read the arrays of an ``.npz``.
+    """Reads the arrays of an ``.npz``.
 
     Args:
         path: The file.
@@ -44,60 +42,52 @@ def read_npz(
             }
             if missing := [key for key in required if key not in members]:
                 raise DataError(
-                    "The .npz lacks an array",
+                    "the .npz lacks an array",
                     wanted=", ".join(missing),
                     given=", ".join(members) or "no arrays",
                     where=path,
                 )
             chosen = {key: info for key, info in members.items() if wanted is None or key in wanted}
-            total = sum(info.file_size for info in chosen.values())
-            if total > MAX_DATASET_BYTES:
-                raise DataError(
-                    "The .npz is too large",
-                    wanted=f"at most {MAX_DATASET_BYTES} bytes",
-                    given=f"{total} bytes",
-                    where=path,
-                )
+            check_num_bytes(sum(info.file_size for info in chosen.values()), where=path)
             return {key: _member(archive, info, path) for key, info in chosen.items()}
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as exc:
-        # RuntimeError is zipfile's word for an encrypted member, NotImplementedError for an
-        # unknown compression.
-        raise DataError("The .npz is damaged", given=exc, where=path) from exc
     except FileNotFoundError as exc:
-        raise DataError("The file does not exist", where=path) from exc
+        raise DataError("the file does not exist", where=path) from exc
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as exc:
+        # RuntimeError is zipfile's word for an encrypted member or an unknown compression.
+        raise DataError("the .npz cannot be read", given=exc, where=path) from exc
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
     where = f"{path}, {info.filename}"
+    # NumPy leaves these readers without types.
+    npy: Any = np.lib.format
     with archive.open(info) as file:
-        try:
-            version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file, max_header_size=_MAX_HEADER_BYTES)  # type: ignore[arg-type]
-        except ValueError as exc:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            # Later versions add named fields only.
             raise DataError(
-                "The .npz holds something else than an array", given=exc, where=where
-            ) from exc
+                "the .npz holds an array with named fields",
+                wanted="format 1.0 or 2.0",
+                given=f"format {version[0]}.{version[1]}",
+                where=where,
+            )
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
         if dtype.hasobject or dtype.kind not in _PLAIN_KINDS:
             raise DataError(
-                "The .npz holds an array of another kind than numbers",
-                wanted="integers, floats or strings; Python objects are never loaded",
+                "the .npz holds an array of another kind than numbers",
+                wanted="integers, floats or text; Python objects are never loaded",
                 given=f"dtype = {dtype}",
                 where=where,
             )
-        stated = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or stated != info.file_size - file.tell():
+        stated, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if min(shape, default=0) < 0 or stated != there:
             raise DataError(
-                "The .npz states another size than it has",
-                wanted=f"{info.file_size - file.tell()} bytes",
+                "the .npz states another size than it has",
+                wanted=f"{there} bytes",
                 given=f"shape = {shape}, dtype = {dtype}: {stated} bytes",
                 where=where,
             )
     with archive.open(info) as file:
-        return np.lib.format.read_array(  # type: ignore[no-any-return]
-            file, allow_pickle=False, max_header_size=_MAX_HEADER_BYTES
-        )
+        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+        return array

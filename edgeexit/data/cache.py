@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +46,7 @@ def default_cache(environ: Mapping[str, str] | None = None) -> Path:
 
 @contextmanager
 def storage_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into a `StorageError` about ``where``."""
+    """Turns a full disk or a forbidden folder into a `StorageError` about ``where``."""
     try:
         yield
     except OSError as exc:
@@ -63,7 +62,7 @@ def storage_errors(where: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; a second process waits until the first is done or has died."""
+    """Holds the lock file ``path``; a second process waits until the first is done or has died."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
@@ -88,17 +87,17 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an ``.npz`` that appears whole or not at all; its folder must exist.
+    """Writes an ``.npz`` that appears whole or not at all; the caller holds the folder's lock.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
     with storage_errors(path):
-        handle, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
+        # Not a random name: a file left behind by a process that was killed is used again.
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **dict(arrays))  # type: ignore[arg-type]
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -27,7 +27,7 @@ Arrays: TypeAlias = dict[str, NDArray[np.uint8]]
 
 
 def decode(recipe: Recipe, source: Source, read: Read) -> Arrays:
-    """Decode what a source delivered.
+    """Decodes what a source delivered.
 
     Args:
         recipe: The dataset.
@@ -81,7 +81,7 @@ def _png_sheet(name: str, content: bytes, shape: tuple[int, int, int]) -> NDArra
         from PIL import Image
     except ImportError as exc:
         raise FetchError(
-            "This source needs Pillow to decode its images",
+            "this source needs Pillow to decode its images",
             where=name,
             hint="pip install pillow",
         ) from exc
@@ -122,7 +122,7 @@ def _idx_gzip(
 
 
 def _idx(name: str, content: bytes) -> NDArray[np.uint8]:
-    # IDX: two zero bytes, a type (8 is uint8), the number of axes, each length as big-endian uint32.
+    # IDX: two zero bytes, a type (8 is uint8), the number of axes, their lengths as big-endian u32.
     try:
         with gzip.open(io.BytesIO(content)) as file:
             magic = file.read(4)
@@ -140,7 +140,7 @@ def _idx(name: str, content: bytes) -> NDArray[np.uint8]:
 
 def _not_as_expected(name: str, wanted: str, given: object) -> FetchError:
     return FetchError(
-        "A file of the source has another format", wanted=wanted, given=given, where=name
+        "a file of the source has another format", wanted=wanted, given=given, where=name
     )
 
 

@@ -1,4 +1,4 @@
-"""Downloads one file over HTTP: resumed where it broke, and there only when its checksum is right."""
+"""Downloads one file over HTTP: continued where it broke, there only if its checksum is right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,9 +29,9 @@ def download(
     num_bytes: int,
     sha256: str,
     progress: Progress | None = None,
-    timeout_s: float = 5.0,
+    timeout_s: float = 8.0,
 ) -> None:
-    """Download a file whose length and checksum are known.
+    """Downloads a file whose length and checksum are known.
 
     The bytes gather in ``<target>.part``, which a later call continues. A connection that breaks
     after it delivered something is tried again at once; one that delivers nothing is given up, so
@@ -59,7 +60,7 @@ def download(
                 part.unlink()
                 continue
             raise FetchError(
-                "The server refused the download", given=f"HTTP {exc.code} {exc.reason}", where=url
+                "the server refused the download", given=f"HTTP {exc.code} {exc.reason}", where=url
             ) from exc
         except (OSError, http.client.HTTPException) as exc:
             failure = exc
@@ -77,18 +78,28 @@ def download(
         # A file that was put together from two connections may be wrong where one piece is not.
         if before == 0:
             raise FetchError(
-                "The download has the wrong checksum",
+                "the download has the wrong checksum",
                 wanted=f"sha256 {sha256}",
                 given=f"sha256 {given}",
                 where=url,
             )
     raise FetchError(
-        "The download broke off",
+        "the download broke off" if _size(part) else "the server could not be reached",
         wanted=f"{num_bytes} bytes",
-        given=f"{_size(part)} bytes" + (f"; {failure}" if failure else ""),
+        given=f"{_size(part)} bytes" + (f" ({failure})" if failure else ""),
         where=url,
-        hint="try again: it continues where it stopped",
+        hint="try again: a download continues where it stopped",
     ) from failure
+
+
+@contextmanager
+def step(progress: Progress | None, what: str) -> Iterator[None]:
+    """Tells ``progress`` when something begins whose length is not known, and when it is done."""
+    if progress is not None:
+        progress(what, 0, 0)
+    yield
+    if progress is not None:
+        progress(what, 1, 1)
 
 
 def file_sha256(path: Path) -> str:
@@ -118,7 +129,7 @@ def _continue(
                 if done > num_bytes:
                     file.truncate(0)
                     raise FetchError(
-                        "The download is longer than it should be",
+                        "the download is longer than it should be",
                         wanted=f"{num_bytes} bytes",
                         where=url,
                     )

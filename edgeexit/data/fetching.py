@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from edgeexit.data.archive import read_npz
 from edgeexit.data.cache import default_cache, exclusive, write_arrays
 from edgeexit.data.decode import Arrays, decode
-from edgeexit.data.download import Progress
+from edgeexit.data.download import Progress, step
 from edgeexit.data.recipes import ROLES, Recipe, read_recipe
 from edgeexit.data.sources import open_source
 from edgeexit.errors import DataError, FetchError
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def fetch(name: str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
-    """Get a known dataset, unless it is in the cache already.
+    """Gets a known dataset, unless it is in the cache already.
 
     Args:
         name: ``cifar10``, ``fashion-mnist`` or another name of `list_recipes`.
@@ -61,9 +62,8 @@ def fetch_arrays(recipe: Recipe, cache: Path, progress: Progress | None = None) 
         if arrays is not None:
             return arrays
         arrays = _from_sources(recipe, target.parent, progress)
-        if progress is not None:
-            progress(f"write {target.name}", 0, 0)
-        write_arrays(target, arrays)
+        with step(progress, f"write {target.name}"):
+            write_arrays(target, arrays)
         return arrays
 
 
@@ -71,9 +71,10 @@ def _from_sources(recipe: Recipe, folder: Path, progress: Progress | None) -> Ar
     failures = []
     for source in recipe.sources:
         try:
-            with open_source(source, folder, progress) as read:
-                if progress is not None:
-                    progress(f"decode {recipe.title}", 0, 0)
+            with (
+                open_source(source, folder, progress) as read,
+                step(progress, f"decode {recipe.title}"),
+            ):
                 arrays = decode(recipe, source, read)
                 _check(recipe, arrays)
                 return arrays
@@ -82,7 +83,7 @@ def _from_sources(recipe: Recipe, folder: Path, progress: Progress | None) -> Ar
             reason = f"{exc.problem} ({exc.given})" if exc.given else exc.problem
             failures.append(f"{source.kind} {source.archives[0].location}: {reason}")
     raise FetchError(
-        f"No source delivered {recipe.title}",
+        f"no source delivered {recipe.title}",
         given="; ".join(failures),
         where=folder,
         hint=f"check the network, or see {recipe.homepage}; a broken download continues next time",
@@ -94,28 +95,29 @@ def _cached(recipe: Recipe, cache: Path) -> Arrays | None:
     if not target.exists():
         return None
     try:
-        arrays = {
-            role: array.view(np.uint8) if array.dtype == np.uint8 else _not_uint8(role)
-            for role, array in read_npz(target, required=ROLES).items()
-            if role in ROLES
-        }
+        arrays = read_npz(target, required=ROLES, wanted=ROLES)
         _check(recipe, arrays)
-    except (DataError, zipfile.BadZipFile) as exc:
+    except DataError as exc:
         _log.warning("%s is damaged and is fetched again: %s", target, exc)
         return None
     return arrays
 
 
-def _not_uint8(role: str) -> NDArray[np.uint8]:
-    raise FetchError("A decoded array has the wrong dtype", wanted="uint8", where=role)
-
-
-def _check(recipe: Recipe, arrays: Arrays) -> None:
+def _check(recipe: Recipe, arrays: Mapping[str, NDArray[Any]]) -> None:
     for role in ROLES:
-        given = hashlib.sha256(np.ascontiguousarray(arrays[role]).data).hexdigest()
+        array = arrays[role]
+        shape = recipe.image_shape if role.endswith("_images") else ()
+        if array.dtype != np.uint8 or array.shape[1:] != shape:
+            raise FetchError(
+                "decoded data have the wrong form",
+                wanted=f"uint8 [N, {', '.join(map(str, shape))}]",
+                given=f"{array.dtype} {array.shape}",
+                where=f"{recipe.name}, {role}",
+            )
+        given = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
         if given != recipe.sha256[role]:
             raise FetchError(
-                "Decoded data has the wrong checksum",
+                "decoded data has the wrong checksum",
                 wanted=f"sha256 {recipe.sha256[role]}",
                 given=f"sha256 {given}",
                 where=f"{recipe.name}, {role}",

@@ -1,15 +1,17 @@
-"""Reads ``calibration/*.toml``: where a known dataset comes from, and how to tell that it is whole."""
+"""Reads ``calibration/*.toml``: where a dataset comes from, and how to tell that it is whole."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomllib
+
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
+from edgeexit.resources import resource_folder
 
 ROLES = ("train_images", "train_labels", "test_images", "test_labels")
 _SCHEMA = 1
@@ -63,11 +65,11 @@ class Recipe:
 
 def list_recipes() -> tuple[str, ...]:
     """The names of all known datasets, sorted."""
-    return tuple(sorted(path.stem for path in _folder().glob("*.toml")))
+    return tuple(sorted(path.stem for path in resource_folder("calibration").glob("*.toml")))
 
 
 def read_recipe(name: str) -> Recipe:
-    """Read the recipe of a known dataset.
+    """Reads the recipe of a known dataset.
 
     Raises:
         ArgumentError: No recipe has that name.
@@ -75,16 +77,16 @@ def read_recipe(name: str) -> Recipe:
     """
     if name not in list_recipes():
         raise ArgumentError(
-            "Unknown dataset",
+            "unknown dataset",
             wanted=" or ".join(list_recipes()),
             given=repr(name),
             hint="give the path of an .npz file or of an image folder for data of your own",
         )
-    return parse_recipe(_folder() / f"{name}.toml")
+    return parse_recipe(resource_folder("calibration") / f"{name}.toml")
 
 
 def parse_recipe(path: Path) -> Recipe:
-    """Read one recipe file.
+    """Reads one recipe file.
 
     Raises:
         DataError: A field is missing or has another meaning than this version knows.
@@ -93,7 +95,7 @@ def parse_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         if table["schema"] != _SCHEMA:
             raise DataError(
-                "The recipe has another schema",
+                "the recipe has another schema",
                 wanted=f"schema = {_SCHEMA}",
                 given=f"schema = {table['schema']!r}",
                 where=path.name,
@@ -101,7 +103,7 @@ def parse_recipe(path: Path) -> Recipe:
         return _recipe(table)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as exc:
         raise DataError(
-            "The recipe cannot be read",
+            "the recipe cannot be read",
             given=f"{type(exc).__name__}: {exc}",
             where=path.name,
             hint="calibration/cifar10.toml shows every field",
@@ -142,10 +144,3 @@ def _source(table: Mapping[str, Any]) -> Source:
         ),
         members={role: tuple(files) for role, files in table["members"].items()},
     )
-
-
-def _folder() -> Path:
-    # A wheel carries the recipes inside the package; a checkout has them beside it.
-    package = Path(__file__).parents[1]
-    inside = package / "calibration"
-    return inside if inside.is_dir() else package.parent / "calibration"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeexit.data.cache import storage_errors
 from edgeexit.data.decode import Read
-from edgeexit.data.download import Progress, download, file_sha256
+from edgeexit.data.download import Progress, download, file_sha256, step
 from edgeexit.data.recipes import Archive, Source
 from edgeexit.errors import FetchError
 
@@ -28,7 +28,7 @@ _CLIENT_TIMEOUT_S = 900
 
 @contextmanager
 def open_source(source: Source, folder: Path, progress: Progress | None) -> Iterator[Read]:
-    """Get a source's archives and read files out of them.
+    """Gets a source's archives and read files out of them.
 
     Args:
         source: What to get, and how.
@@ -43,7 +43,9 @@ def open_source(source: Source, folder: Path, progress: Progress | None) -> Iter
         FetchError: The source could not be reached, or is not what the recipe describes.
         StorageError: The disk is full.
     """
-    with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with storage_errors(folder):
+        temporary = tempfile.TemporaryDirectory(dir=folder)
+    with temporary as scratch:
         yield KINDS[source.kind](source, folder, Path(scratch), progress)
     for archive in source.archives:
         if source.kind == "url":
@@ -54,7 +56,7 @@ def _url(source: Source, folder: Path, scratch: Path, progress: Progress | None)
     for archive in source.archives:
         target = folder / _file_name(archive)
         if archive.num_bytes is None or archive.sha256 is None:
-            raise FetchError("A download without a checksum is not taken", where=archive.location)
+            raise FetchError("a download without a checksum is not taken", where=archive.location)
         if not target.exists() or file_sha256(target) != archive.sha256:
             download(
                 archive.location,
@@ -69,12 +71,12 @@ def _url(source: Source, folder: Path, scratch: Path, progress: Progress | None)
 
 def _npm(source: Source, folder: Path, scratch: Path, progress: Progress | None) -> Read:
     (archive,) = source.archives
-    _tell(progress, f"npm pack {archive.location}", archive.num_bytes)
-    _run(
-        "npm",
-        ["pack", archive.location, "--ignore-scripts", "--silent", "--fetch-retries=1"],
-        scratch,
-    )
+    with step(progress, f"npm pack {archive.location}"):
+        _run(
+            "npm",
+            ["pack", archive.location, "--ignore-scripts", "--silent", "--fetch-retries=1"],
+            scratch,
+        )
     tarballs = list(scratch.glob("*.tgz"))
     if len(tarballs) != 1:
         raise FetchError(
@@ -86,7 +88,7 @@ def _npm(source: Source, folder: Path, scratch: Path, progress: Progress | None)
     given = file_sha256(tarballs[0])
     if given != archive.sha256:
         raise FetchError(
-            "The package has the wrong checksum",
+            "the package has the wrong checksum",
             wanted=f"sha256 {archive.sha256}",
             given=f"sha256 {given}",
             where=archive.location,
@@ -107,10 +109,10 @@ def _apt(source: Source, folder: Path, scratch: Path, progress: Progress | None)
         "-oAcquire::Retries=1",
         "-qq",
     ]
-    _tell(progress, "apt-get update", None)
-    _run("apt-get", [*private, "update"], scratch)
-    _tell(progress, f"apt-get download {archive.location}", None)
-    _run("apt-get", [*private, "download", archive.location], scratch)
+    with step(progress, "apt-get update"):
+        _run("apt-get", [*private, "update"], scratch)
+    with step(progress, f"apt-get download {archive.location}"):
+        _run("apt-get", [*private, "download", archive.location], scratch)
     for package in scratch.glob("*.deb"):
         _run("dpkg-deb", ["-x", str(package), str(scratch / "tree")], scratch)
     return _folder_reader(scratch / "tree")
@@ -120,8 +122,7 @@ def _folder(source: Source, folder: Path, scratch: Path, progress: Progress | No
     (archive,) = source.archives
     path = Path(archive.location)
     if not path.is_dir():
-        raise FetchError("The folder does not exist", where=path)
-    _tell(progress, f"read {path}", None)
+        raise FetchError("the folder does not exist", where=path)
     return _folder_reader(path)
 
 
@@ -166,16 +167,16 @@ def _tar_reader(path: Path, source: Source) -> Read:
                 file = archive.extractfile(member) if member.isreg() else None
                 if file is None or member.size > _MAX_MEMBER_BYTES:
                     raise FetchError(
-                        "A member of the archive is not a file of a sensible size",
+                        "a member of the archive is not a file of a sensible size",
                         wanted=f"a file of at most {_MAX_MEMBER_BYTES} bytes",
                         given=f"{member.size} bytes",
                         where=member.name,
                     )
                 contents[member.name] = file.read()
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        raise FetchError("The archive is damaged", given=exc, where=path.name) from exc
+        raise FetchError("the archive is damaged", given=exc, where=path.name) from exc
     if missing := sorted(wanted - contents.keys()):
-        raise FetchError("The archive lacks files", wanted=", ".join(missing), where=path.name)
+        raise FetchError("the archive lacks files", wanted=", ".join(missing), where=path.name)
     return contents.__getitem__
 
 
@@ -183,9 +184,9 @@ def _folder_reader(folder: Path) -> Read:
     def read(name: str) -> bytes:
         path = folder / name
         if not path.is_file():
-            raise FetchError("The source lacks a file", wanted=name, where=folder)
+            raise FetchError("the source lacks a file", wanted=name, where=folder)
         if path.stat().st_size > _MAX_MEMBER_BYTES:
-            raise FetchError("A file of the source is too large", where=path)
+            raise FetchError("a file of the source is too large", where=path)
         return path.read_bytes()
 
     return read
@@ -193,11 +194,6 @@ def _folder_reader(folder: Path) -> Read:
 
 def _file_name(archive: Archive) -> str:
     return archive.location.rsplit("/", 1)[-1]
-
-
-def _tell(progress: Progress | None, what: str, num_bytes: int | None) -> None:
-    if progress is not None:
-        progress(what, 0, num_bytes or 0)
 
 
 KINDS: dict[str, Callable[[Source, Path, Path, Progress | None], Read]]

@@ -1,7 +1,8 @@
-"""Divides samples so that every class is in each part in its own proportion, the same every time."""
+"""Divides samples so that each part has every class in proportion, the same way every time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,13 +37,14 @@ def stratified_order(labels: Labels, seed: int) -> NDArray[np.int64]:
     if not positions:
         return np.empty(0, np.int64)
     order = np.lexsort((np.concatenate(classes), np.concatenate(keys)))
-    return np.concatenate(positions)[order].astype(np.int64)
+    shuffled: NDArray[np.int64] = np.concatenate(positions)[order].astype(np.int64)
+    return shuffled
 
 
 def stratified_parts(
     labels: Labels, sizes: Sequence[int], seed: int
 ) -> tuple[NDArray[np.int64], ...]:
-    """Divide samples into parts of given sizes.
+    """Divides samples into parts of given sizes.
 
     Args:
         labels: int64 ``[num_samples]``.
@@ -57,7 +59,7 @@ def stratified_parts(
     """
     if min(sizes, default=0) < 1 or sum(sizes) > len(labels):
         raise ArgumentError(
-            "The samples cannot be divided that way",
+            "the samples cannot be divided that way",
             wanted=f"positive sizes that sum to at most {len(labels)}",
             given=f"sizes = {tuple(sizes)}",
             hint="give more samples, or other fractions",
@@ -67,17 +69,21 @@ def stratified_parts(
     return tuple(order[end - size : end] for size, end in zip(sizes, ends, strict=True))
 
 
-def sizes_of(num_samples: int, fractions: Sequence[float]) -> tuple[int, ...]:
-    """How many samples each fraction gets; what rounding leaves over goes to the first part.
+def sizes_of(num_samples: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """How many samples each share gets; what rounding leaves over goes to the first.
+
+    Args:
+        num_samples: The number of samples to divide.
+        shares: Positive numbers of any sum.
 
     Raises:
-        ArgumentError: The fractions are not positive or do not sum to 1.
+        ArgumentError: A share is not a positive number.
     """
-    if min(fractions, default=0) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if not shares or not all(math.isfinite(share) and share > 0 for share in shares):
         raise ArgumentError(
-            "The fractions do not divide a dataset",
-            wanted="positive numbers that sum to 1",
-            given=f"fractions = {tuple(fractions)}",
+            "the shares do not divide a dataset",
+            wanted="positive numbers",
+            given=f"shares = {tuple(shares)}",
         )
-    rest = [int(num_samples * fraction + 0.5) for fraction in fractions[1:]]
+    rest = [int(num_samples * share / sum(shares) + 0.5) for share in shares[1:]]
     return (num_samples - sum(rest), *rest)

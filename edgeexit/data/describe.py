@@ -1,0 +1,46 @@
+"""Says what a dataset holds, as plain data for tables and JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeexit.data.types import Splits
+
+
+def describe(splits: Splits) -> dict[str, Any]:
+    """What a dataset holds, made of dicts, lists, texts and numbers only.
+
+    Returns:
+        ``name``, ``image_shape`` (height, width, channels), ``dtype``, ``class_names``,
+        ``preprocessing``, ``augmentation`` and ``splits``: for each split ``num_samples`` and
+        ``per_class``, the number of samples by class name.
+    """
+    return {
+        "name": splits.name,
+        "image_shape": list(splits.image_shape),
+        "dtype": str(splits.train.images.dtype),
+        "class_names": list(splits.class_names),
+        "preprocessing": {
+            "offset": list(splits.preprocessing.offset),
+            "multiplier": list(splits.preprocessing.multiplier),
+        },
+        "augmentation": {
+            "crop_padding": splits.augmentation.crop_padding,
+            "horizontal_flip": splits.augmentation.horizontal_flip,
+        },
+        "splits": {
+            part: {
+                "num_samples": len(samples),
+                "per_class": dict(
+                    zip(
+                        splits.class_names,
+                        np.bincount(samples.labels, minlength=splits.num_classes).tolist(),
+                        strict=True,
+                    )
+                ),
+            }
+            for part, samples in splits.parts().items()
+        },
+    }

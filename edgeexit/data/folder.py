@@ -1,0 +1,152 @@
+"""Reads a folder of images, a folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeexit.data.split import stratified_order
+from edgeexit.data.types import Samples
+from edgeexit.data.validate import check_num_bytes
+from edgeexit.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_GREY_MODES = frozenset(("1", "L"))
+_COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
+
+
+def read_folder(root: Path) -> tuple[dict[str, Samples], tuple[str, ...]]:
+    """Reads ``root/CLASS/*`` or ``root/{train,calibration,test}/CLASS/*``.
+
+    Labels follow the sorted names of the class folders. Images are grey when all are, and RGB
+    otherwise. Hidden files and files without an image's suffix are passed over. The order is one in
+    which classes alternate, and is always the same.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The samples under ``all``, or under ``train``, ``test`` and, where it is there,
+        ``calibration``; and the class names.
+
+    Raises:
+        DataError: There are no class folders; one has no images; two parts have other classes; an
+            image cannot be read, has another size than the rest or more than 8 bits a channel; or
+            Pillow is not installed.
+    """
+    folders = {name: root / name for name in ("train", "calibration", "test")}
+    if not (folders["train"].is_dir() and folders["test"].is_dir()):
+        folders = {"all": root}
+    files = {
+        part: _class_files(folder)
+        for part, folder in folders.items()
+        if part != "calibration" or folder.is_dir()
+    }
+    class_names, *others = (tuple(classes) for classes in files.values())
+    for other in others:
+        if other != class_names:
+            raise DataError(
+                "the parts do not have the same classes",
+                wanted=", ".join(class_names),
+                given=", ".join(other),
+                where=root,
+            )
+    return _read(files), class_names
+
+
+def _class_files(folder: Path) -> dict[str, list[Path]]:
+    classes = {
+        child.name: sorted(
+            path
+            for path in child.iterdir()
+            if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+        )
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+    if not classes:
+        raise DataError(
+            "the folder has no class folders",
+            wanted="FOLDER/CLASS/IMAGE or FOLDER/{train,test}/CLASS/IMAGE",
+            where=folder,
+        )
+    for name, files in classes.items():
+        if not files:
+            raise DataError(
+                "a class folder has no images",
+                wanted=f"files ending in {', '.join(sorted(_SUFFIXES))}",
+                where=folder / name,
+            )
+    return classes
+
+
+def _read(parts: Mapping[str, Mapping[str, Sequence[Path]]]) -> dict[str, Samples]:
+    paths = [path for classes in parts.values() for files in classes.values() for path in files]
+    size, grey = _size_and_colour(paths)
+    channels = 1 if grey else 3
+    check_num_bytes(len(paths) * size[0] * size[1] * channels, where=paths[0].parents[1])
+    samples = {}
+    for part, classes in parts.items():
+        labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+        files = [path for group in classes.values() for path in group]
+        images = np.empty((len(files), size[1], size[0], channels), np.uint8)
+        order = stratified_order(labels, seed=0)
+        for row, position in enumerate(order):
+            with _open(files[position]) as image:
+                pixels = _pixels(image, files[position], "L" if grey else "RGB")
+            images[row] = pixels.reshape(images.shape[1:])
+        samples[part] = Samples(images, labels[order])
+    return samples
+
+
+def _size_and_colour(paths: Sequence[Path]) -> tuple[tuple[int, int], bool]:
+    # Headers alone, so that a wrong size is found before anything is decoded.
+    size: tuple[int, int] | None = None
+    grey = True
+    for path in paths:
+        with _open(path) as image:
+            if size is not None and image.size != size:
+                raise DataError(
+                    "the images differ in size",
+                    wanted=f"{size[0]} x {size[1]} pixels, as in {paths[0].name}",
+                    given=f"{image.size[0]} x {image.size[1]} pixels",
+                    where=path,
+                    hint="resize them first: a network has one input shape",
+                )
+            if image.mode not in _GREY_MODES | _COLOUR_MODES:
+                raise DataError(
+                    "the image has another pixel format",
+                    wanted="8 bits a channel",
+                    given=f"mode = {image.mode}",
+                    where=path,
+                )
+            size = image.size
+            grey = grey and image.mode in _GREY_MODES
+    assert size is not None
+    return size, grey
+
+
+def _open(path: Path) -> Image:
+    try:
+        from PIL import Image
+    except ImportError as exc:
+        raise DataError(
+            "reading images needs Pillow", where=path, hint="pip install 'edgeexit[images]'"
+        ) from exc
+    try:
+        return Image.open(path)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError("the image cannot be read", given=exc, where=path) from exc
+
+
+def _pixels(image: Image, path: Path, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    try:
+        return np.asarray(image.convert(mode), np.uint8)
+    except (OSError, SyntaxError) as exc:
+        raise DataError("the image cannot be read", given=exc, where=path) from exc
