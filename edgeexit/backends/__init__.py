@@ -1,0 +1,1 @@
+"""Backends: each turns segments into the files of one format."""

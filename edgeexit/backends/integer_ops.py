@@ -1,0 +1,269 @@
+"""The ops that edgeexit makes integer, and what each demands of the numbers around it.
+
+This table is what the quantizer annotates, what the verifier checks and what every backend must lower:
+a new op is a row here and one lowering in each backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgeexit.errors import QuantizationError
+
+_ATEN = torch.ops.aten
+# By name: the ops exist only once torchao has been imported.
+_QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
+_DEQUANTIZE = (
+    "quantized_decomposed.dequantize_per_tensor.default",
+    "quantized_decomposed.dequantize_per_channel.default",
+)
+
+INT8_MIN, INT8_MAX = -128, 127
+
+
+@dataclass(frozen=True)
+class IntegerOp:
+    """How one ATen op is quantized.
+
+    Args:
+        weight: Position of the argument that is a weight, quantized per output channel.
+        same_parameters: Inputs and output share scale and zero point.
+        takes_activation: A ReLU or ReLU6 that is the only user becomes part of the op.
+        fixed_output: Scale and zero point that integer kernels prescribe for the output.
+        refusal: Why this very node cannot be made integer, or None.
+    """
+
+    weight: int | None = None
+    same_parameters: bool = False
+    takes_activation: bool = False
+    fixed_output: tuple[float, int] | None = None
+    refusal: Callable[[Node], str | None] = lambda node: None
+
+
+def _refuse_conv(node: Node) -> str | None:
+    if not is_constant(node.args[1]):
+        return "its weight is computed"
+    return None
+
+
+def _refuse_mean(node: Node) -> str | None:
+    dims, rank = node.args[1], node.args[0].meta["val"].ndim  # type: ignore[union-attr]
+    if not dims or any(dim % rank == 0 for dim in dims):  # type: ignore[union-attr, operator]
+        return "it averages over the batch"
+    return None
+
+
+def _refuse_pool(node: Node) -> str | None:
+    arguments = pool_arguments(node)
+    if arguments.ceil_mode:
+        return "ceil_mode=True"
+    if arguments.dilation != (1, 1):
+        return f"dilation={arguments.dilation}"
+    if arguments.divisor is not None:
+        return f"divisor_override={arguments.divisor}"
+    if any(arguments.padding) and not arguments.counts_padding:
+        return "count_include_pad=False with padding"
+    return None
+
+
+def _refuse_pad(node: Node) -> str | None:
+    mode = node.args[2] if len(node.args) > 2 else "constant"
+    value = node.args[3] if len(node.args) > 3 else None
+    if node.target is _ATEN.constant_pad_nd.default:
+        mode, value = "constant", node.args[2] if len(node.args) > 2 else None
+    if mode != "constant" or value not in (None, 0, 0.0):
+        return f"mode={mode!r}, value={value}; only zeros can be padded"
+    if any(amount < 0 for amount in node.args[1]):  # type: ignore[union-attr, operator]
+        return "negative padding"
+    return None
+
+
+def _refuse_softmax(node: Node) -> str | None:
+    rank = node.meta["val"].ndim
+    if rank == 4 or node.args[1] % rank != rank - 1:  # type: ignore[operator]
+        return "it is not over the last dimension of at most three"
+    return None
+
+
+def _refuse_elementwise(node: Node) -> str | None:
+    if node.kwargs.get("alpha", 1) != 1:
+        return f"alpha={node.kwargs['alpha']}"
+    if not all(isinstance(arg, Node) for arg in node.args):
+        return "an operand is not a tensor"
+    if all(is_constant(arg) for arg in node.args):
+        return "it does not depend on the input"
+    ranks = {arg.meta["val"].ndim for arg in node.args if not is_constant(arg)}  # type: ignore[union-attr]
+    if len(ranks) > 1 or max(arg.meta["val"].ndim for arg in node.args) > max(ranks):  # type: ignore[union-attr]
+        return "its operands differ in rank"
+    return None
+
+
+def _refuse_concatenation(node: Node) -> str | None:
+    dim = node.args[1] if len(node.args) > 1 else 0
+    return "it joins along the batch" if dim % node.meta["val"].ndim == 0 else None  # type: ignore[operator]
+
+
+def _refuse_clamp(node: Node) -> str | None:
+    return None if is_activation(node) else f"its bounds are {node.args[1:]}; only 0 to 6 is known"
+
+
+def _refuse_view(node: Node) -> str | None:
+    sizes = node.args[1]
+    return None if sizes[0] == -1 else "it changes the size of the batch"  # type: ignore[index]
+
+
+def _refuse_permute(node: Node) -> str | None:
+    order = node.args[1]
+    return None if order[0] == 0 else "it moves the batch"  # type: ignore[index]
+
+
+INTEGER_OPS: dict[object, IntegerOp] = {
+    _ATEN.conv2d.default: IntegerOp(weight=1, takes_activation=True, refusal=_refuse_conv),
+    _ATEN.linear.default: IntegerOp(weight=1, takes_activation=True, refusal=_refuse_conv),
+    _ATEN.add.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
+    _ATEN.sub.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
+    _ATEN.mul.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
+    _ATEN.cat.default: IntegerOp(same_parameters=True, refusal=_refuse_concatenation),
+    _ATEN.mean.dim: IntegerOp(refusal=_refuse_mean),
+    _ATEN.avg_pool2d.default: IntegerOp(same_parameters=True, refusal=_refuse_pool),
+    _ATEN.max_pool2d.default: IntegerOp(same_parameters=True, refusal=_refuse_pool),
+    _ATEN.relu.default: IntegerOp(),
+    _ATEN.hardtanh.default: IntegerOp(refusal=_refuse_clamp),
+    _ATEN.hardswish.default: IntegerOp(),
+    _ATEN.softmax.int: IntegerOp(fixed_output=(1 / 256, -128), refusal=_refuse_softmax),
+    _ATEN.pad.default: IntegerOp(same_parameters=True, refusal=_refuse_pad),
+    _ATEN.constant_pad_nd.default: IntegerOp(same_parameters=True, refusal=_refuse_pad),
+    _ATEN.view.default: IntegerOp(same_parameters=True, refusal=_refuse_view),
+    _ATEN.permute.default: IntegerOp(same_parameters=True, refusal=_refuse_permute),
+}
+
+
+def is_activation(node: Node) -> bool:
+    """Whether a node is a ReLU or a ReLU6, the two that a kernel before it can take along."""
+    if node.target is _ATEN.relu.default:
+        return True
+    return node.target is _ATEN.hardtanh.default and tuple(map(float, _numbers(node))) == (0.0, 6.0)
+
+
+def _numbers(node: Node) -> tuple[Any, ...]:
+    return (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])
+
+
+def fused_activation(node: Node) -> Node | None:
+    """The activation that ``node``'s kernel takes along, where there is one."""
+    rule = INTEGER_OPS.get(node.target)
+    if rule is None or not rule.takes_activation or len(node.users) != 1:
+        return None
+    user = next(iter(node.users))
+    return user if is_activation(user) else None
+
+
+def activation_inputs(node: Node) -> tuple[Node, ...]:
+    """The tensors that an op reads as values: not its weight, not its bias."""
+    if node.target is _ATEN.cat.default:
+        return tuple(dict.fromkeys(node.args[0]))  # type: ignore[arg-type]
+    if INTEGER_OPS[node.target].weight is not None:
+        return (node.args[0],)  # type: ignore[return-value]
+    return tuple(dict.fromkeys(arg for arg in node.args if isinstance(arg, Node)))
+
+
+def is_constant(arg: object) -> bool:
+    """Whether a value is a weight or number of the network, before or after it was quantized."""
+    while isinstance(arg, Node) and is_dequantize(arg):
+        arg = arg.args[0]
+    return isinstance(arg, Node) and arg.op == "get_attr"
+
+
+def is_quantize(node: Node) -> bool:
+    """Whether a node takes a float tensor to int8, per tensor."""
+    return str(node.target) == _QUANTIZE
+
+
+def is_dequantize(node: Node) -> bool:
+    """Whether a node takes int8 back to float, per tensor or per channel."""
+    return str(node.target) in _DEQUANTIZE
+
+
+def parameters_of(node: Node) -> tuple[float, int]:
+    """Scale and zero point of a (de)quantize node, per tensor."""
+    return float(node.args[1]), int(node.args[2])  # type: ignore[arg-type]
+
+
+def get_constant(module: GraphModule, node: Node) -> Tensor:
+    """The tensor that a ``get_attr`` node of ``module`` names."""
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """The static shape of a node's tensor, batch of one included."""
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+@dataclass(frozen=True)
+class PoolArguments:
+    """A pooling node's arguments with the defaults filled in; pairs are (height, width)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+    counts_padding: bool
+    divisor: int | None
+
+
+def pool_arguments(node: Node) -> PoolArguments:
+    """Reads the arguments of ``max_pool2d`` or ``avg_pool2d``."""
+    args = dict(enumerate(node.args))
+    kernel = pair(args[1])
+    stride = pair(args.get(2) or kernel)
+    padding = pair(args.get(3, 0))
+    if node.target is _ATEN.max_pool2d.default:
+        return PoolArguments(
+            kernel, stride, padding, pair(args.get(4, 1)), bool(args.get(5, False)), True, None
+        )
+    divisor: Any = args.get(6)
+    return PoolArguments(
+        kernel, stride, padding, (1, 1), bool(args.get(4, False)), bool(args.get(5, True)), divisor
+    )
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """One number for both directions, or one for each, as (height, width)."""
+    if isinstance(value, int):
+        return value, value
+    first, *rest = value
+    return int(first), int(rest[0] if rest else first)
+
+
+def where_of(node: Node) -> str:
+    """The path of the submodule that a node came from, for an error."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = [entry[0] for entry in stack.values() if entry[0]]
+    return f"module {path[-1]!r}, node {node.name!r}" if path else f"node {node.name!r}"
+
+
+def check_op(node: Node) -> None:
+    """Raises `QuantizationError` when an op has no integer form."""
+    rule = INTEGER_OPS.get(node.target)
+    reason = "edgeexit has no integer form of it" if rule is None else rule.refusal(node)
+    if reason is None:
+        return
+    known = sorted({str(target).removeprefix("aten.").split(".")[0] for target in INTEGER_OPS})
+    raise QuantizationError(
+        f"the op {node.target} cannot be quantized: {reason}",
+        wanted=f"one of {', '.join(known)}, batch_norm, dropout, hardsigmoid",
+        given=node.format_node(),
+        where=where_of(node),
+        hint="replace it in the network, or attach the exits so that it is not needed",
+    )

@@ -1,0 +1,279 @@
+"""Pass 2: leaves one spelling of everything that integer kernels compute.
+
+Batch norms disappear (into the convolution or linear layer before them, or into a depthwise 1x1
+convolution where there is none), numbers become constants, global pooling becomes a mean, reshapes
+become views, and what does nothing at inference goes. Float results stay the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgeexit.backends.integer_ops import get_constant, pair, shape_of
+from edgeexit.errors import ExportError
+from edgeexit.types import ExportedGraph
+
+_ATEN = torch.ops.aten
+_BATCH_NORM = _ATEN._native_batch_norm_legit_no_training.default
+_DOES_NOTHING = {
+    _ATEN.clone.default,
+    _ATEN.alias.default,
+    _ATEN.detach.default,
+    _ATEN.lift_fresh_copy.default,
+    _ATEN.contiguous.default,
+}
+_VIEWS = {
+    _ATEN.view.default,
+    _ATEN.reshape.default,
+    _ATEN.flatten.using_ints,
+    _ATEN.unsqueeze.default,
+    _ATEN.squeeze.dim,
+    _ATEN.squeeze.dims,
+    _ATEN.squeeze.default,
+}
+_SCALAR_FORMS = {_ATEN.add.Scalar: _ATEN.add.Tensor, _ATEN.mul.Scalar: _ATEN.mul.Tensor,
+                 _ATEN.sub.Scalar: _ATEN.sub.Tensor, _ATEN.div.Scalar: _ATEN.div.Tensor}
+
+
+def canonicalize(exported: ExportedGraph) -> ExportedGraph:
+    """Rewrites the graph in place and returns it.
+
+    Raises:
+        ExportError: The network treats a batch as a whole, so that samples would mix.
+    """
+    editor = _Editor(exported.module)
+    for rewrite in (
+        _drop_what_does_nothing,
+        _scalars_to_constants,
+        _split_hardsigmoid,
+        _name_padding,
+        _fold_batch_norm,
+        _global_pool_to_mean,
+        _views_without_batch,
+        _mean_without_kept_dims,
+    ):
+        for node in list(editor.module.graph.nodes):
+            if node.op == "call_function":
+                rewrite(editor, node)
+        editor.module.graph.eliminate_dead_code()
+    editor.module.graph.lint()
+    editor.module.recompile()
+    _check_samples_stay_apart(exported)
+    return exported
+
+
+class _Editor:
+    """Adds constants and ops to a graph, with the metadata that later passes read."""
+
+    def __init__(self, module: GraphModule) -> None:
+        self.module = module
+        self._num_constants = 0
+
+    def value(self, node: object) -> Tensor:
+        """The constant behind a ``get_attr`` node."""
+        assert isinstance(node, Node)
+        return get_constant(self.module, node)
+
+    def constant(self, before: Node, value: Tensor) -> Node:
+        """A new constant, available from ``before`` on."""
+        name = f"_edgeexit_constant_{self._num_constants}"
+        self._num_constants += 1
+        self.module.register_buffer(name, value.detach().clone())
+        with self.module.graph.inserting_before(before):
+            node = self.module.graph.get_attr(name)
+        node.meta["val"] = value
+        return node
+
+    def call(self, before: Node, target: Callable[..., Any], args: tuple[Any, ...], like: Node) -> Node:
+        """A new op that stands for (a part of) ``like``."""
+        with self.module.graph.inserting_before(before):
+            node = self.module.graph.call_function(target, args)
+        node.meta = dict(like.meta)
+        node.meta["val"] = target(
+            *(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args)
+        )
+        return node
+
+    def replace(self, old: Node, new: Node) -> None:
+        """Lets every user of ``old`` use ``new``."""
+        old.replace_all_uses_with(new)
+        self.module.graph.erase_node(old)
+
+
+def _drop_what_does_nothing(editor: _Editor, node: Node) -> None:
+    if node.target in _DOES_NOTHING:
+        editor.replace(node, node.all_input_nodes[0])
+    elif node.target is _ATEN.dropout.default and node.args[2] is False:
+        editor.replace(node, node.all_input_nodes[0])
+
+
+def _scalars_to_constants(editor: _Editor, node: Node) -> None:
+    target = _SCALAR_FORMS.get(node.target, node.target)  # type: ignore[arg-type]
+    if target not in _SCALAR_FORMS.values() or node.kwargs:
+        return
+    node.target = target  # type: ignore[assignment]
+    number = node.args[1]
+    if target is _ATEN.div.Tensor and isinstance(number, int | float):
+        node.target, number = _ATEN.mul.Tensor, 1.0 / number
+        node.args = (node.args[0], number)
+    if isinstance(number, int | float):
+        node.args = (node.args[0], editor.constant(node, torch.tensor(float(number))))
+
+
+def _split_hardsigmoid(editor: _Editor, node: Node) -> None:
+    """relu6(x + 3) / 6: no integer engine has the op itself."""
+    if node.target is not _ATEN.hardsigmoid.default:
+        return
+    three = editor.constant(node, torch.tensor(3.0))
+    sixth = editor.constant(node, torch.tensor(1.0 / 6.0))
+    shifted = editor.call(node, _ATEN.add.Tensor, (node.args[0], three), node)
+    clamped = editor.call(node, _ATEN.hardtanh.default, (shifted, 0.0, 6.0), node)
+    editor.replace(node, editor.call(node, _ATEN.mul.Tensor, (clamped, sixth), node))
+
+
+def _name_padding(editor: _Editor, node: Node) -> None:
+    """``padding="same"`` and ``"valid"`` of a convolution as numbers, where one number says it."""
+    if node.target is not _ATEN.conv2d.padding:
+        return
+    x, weight, bias, stride, padding, dilation, groups = _filled(node, 7, (None, 1, "valid", 1, 1))
+    kernel = editor.value(weight).shape[2:]
+    spans = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
+    if padding == "same" and any(span % 2 for span in spans):
+        return  # more on one side than on the other: the quantizer names the op as unsupported
+    numbers = [span // 2 for span in spans] if padding == "same" else [0, 0]
+    args = (x, weight, bias, list(pair(stride)), numbers, list(pair(dilation)), groups)
+    editor.replace(node, editor.call(node, _ATEN.conv2d.default, args, node))
+
+
+def _fold_batch_norm(editor: _Editor, node: Node) -> None:
+    if node.target is not _BATCH_NORM:
+        return
+    taken = list(node.users)
+    if any(user.target is not operator.getitem or user.args[1] != 0 for user in taken):
+        return
+    x, gamma, beta, mean, variance, _, epsilon = node.args
+    assert isinstance(x, Node)
+    mean, variance = editor.value(mean), editor.value(variance)
+    scale = torch.rsqrt(variance.double() + float(epsilon))  # type: ignore[arg-type]
+    if gamma is not None:
+        scale = scale * editor.value(gamma)
+    shift = -mean * scale
+    if beta is not None:
+        shift = shift + editor.value(beta)
+    if x.target in (_ATEN.conv2d.default, _ATEN.linear.default) and len(x.users) == 1:
+        old = editor.value(x.args[1])
+        weight = (old * scale.reshape(-1, *[1] * (old.ndim - 1))).float()
+        bias = shift if len(x.args) < 3 or x.args[2] is None else (
+            shift + scale * editor.value(x.args[2])
+        )
+        args = (x.args[0], editor.constant(x, weight), editor.constant(x, bias.float()),
+                *x.args[3:])
+        new = editor.call(x, x.target, args, x)  # type: ignore[arg-type]
+    elif len(shape_of(x)) == 4:
+        weight = scale.float().reshape(-1, 1, 1, 1)
+        args = (x, editor.constant(node, weight), editor.constant(node, shift.float()),
+                [1, 1], [0, 0], [1, 1], len(scale))
+        new = editor.call(node, _ATEN.conv2d.default, args, taken[0] if taken else node)
+    else:
+        wide = (1, -1, *[1] * (len(shape_of(x)) - 2))
+        scaled = editor.call(
+            node, _ATEN.mul.Tensor, (x, editor.constant(node, scale.float().reshape(wide))), node
+        )
+        new = editor.call(
+            node, _ATEN.add.Tensor, (scaled, editor.constant(node, shift.float().reshape(wide))),
+            node,
+        )
+    new.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
+    for user in taken:
+        editor.replace(user, new)
+
+
+def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
+    """Pooling of the whole map: every engine has a mean, and it may rescale while a pool may not."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or source.meta.get("val") is None:
+        return
+    if node.target is _ATEN.adaptive_avg_pool2d.default:
+        whole = shape_of(node)[2:] == (1, 1)
+    elif node.target is _ATEN.avg_pool2d.default:
+        kernel = pair(node.args[1])
+        whole = kernel == shape_of(source)[2:] and shape_of(node)[2:] == (1, 1) and not (
+            len(node.args) > 3 and any(pair(node.args[3]))
+        ) and not node.kwargs
+    else:
+        return
+    if whole and len(shape_of(source)) == 4:
+        args = (source, [2, 3], True)
+        editor.replace(node, editor.call(node, _ATEN.mean.dim, args, node))
+
+
+def _views_without_batch(editor: _Editor, node: Node) -> None:
+    """Every reshape as a view whose first size is -1, so that it takes any number of samples."""
+    if node.target not in _VIEWS:
+        return
+    source = node.args[0]
+    assert isinstance(source, Node)
+    before, after = shape_of(source), shape_of(node)
+    if before == after:
+        editor.replace(node, source)
+    elif after and after[0] == before[0] == 1:
+        while source.target is _ATEN.view.default and len(source.users) == 1:
+            source = source.all_input_nodes[0]
+        args = (source, [-1, *after[1:]])
+        editor.replace(node, editor.call(node, _ATEN.view.default, args, node))
+
+
+def _mean_without_kept_dims(editor: _Editor, node: Node) -> None:
+    """Mean with kept dimensions that a view drops at once, as one mean."""
+    if node.target is not _ATEN.view.default:
+        return
+    source = node.all_input_nodes[0]
+    if source.target is not _ATEN.mean.dim or len(source.users) > 1 or len(source.args) < 3:
+        return
+    dims = {dim % 4 for dim in source.args[1]}  # type: ignore[union-attr, operator]
+    shape = shape_of(source)
+    kept = tuple(size for dim, size in enumerate(shape) if dim not in dims)
+    if source.args[2] and shape_of(node) == kept and len(shape) == 4:
+        args = (source.args[0], sorted(dims))
+        editor.replace(node, editor.call(node, _ATEN.mean.dim, args, source))
+
+
+def _filled(node: Node, count: int, defaults: tuple[object, ...]) -> tuple[Any, ...]:
+    """All ``count`` arguments of a node; ``defaults`` are those of the last ones."""
+    missing = count - len(node.args)
+    return (*node.args, *defaults[len(defaults) - missing:])
+
+
+def _check_samples_stay_apart(exported: ExportedGraph) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, *exported.example_shape[1:], generator=generator)
+    with torch.no_grad():
+        alone = [exported.module(pair[k : k + 1]) for k in range(2)]
+        try:
+            together = exported.module(pair)
+        except RuntimeError as exc:
+            raise ExportError(
+                "the network depends on the number of samples in a batch",
+                wanted="an op that treats each sample alone",
+                given=exc,
+                hint="use sizes other than the batch's in reshape, expand and matmul",
+            ) from exc
+    for name, both, *one in zip(exported.exit_names, together, *alone, strict=True):
+        apart = torch.cat(one)
+        spread = float(apart.abs().max())
+        if both.shape != apart.shape or not torch.allclose(
+            both, apart, rtol=1e-3, atol=1e-4 * max(spread, math.ulp(1.0))
+        ):
+            raise ExportError(
+                "samples of a batch influence each other",
+                wanted="the same logits for a sample, alone and in a batch",
+                where=f"exit {name!r}",
+                hint="remove statistics over the batch from the forward pass",
+            )

@@ -1,0 +1,231 @@
+"""Pass 3: makes every value of the graph int8, with NNCF's post-training quantization.
+
+The whole multi-exit graph is quantized at once, so that both sides of a later cut share scale and zero
+point. Bias correction helps some networks and hurts others: both ways are tried and the more accurate
+one on the calibration split is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgeexit.backends.silence import silenced
+from edgeexit.backends.integer_ops import (
+    INTEGER_OPS,
+    activation_inputs,
+    check_op,
+    fused_activation,
+    is_dequantize,
+    is_quantize,
+    parameters_of,
+)
+from edgeexit.data.types import Preprocessing, Samples
+from edgeexit.errors import QuantizationError
+from edgeexit.types import ExportedGraph, QuantizedGraph
+
+_BATCH = 250
+
+
+def quantize(
+    exported: ExportedGraph,
+    samples: Samples,
+    preprocessing: Preprocessing,
+    *,
+    num_range_samples: int = 512,
+    num_accuracy_samples: int = 2000,
+) -> QuantizedGraph:
+    """Quantizes activations per tensor and weights per output channel, all to int8.
+
+    Args:
+        exported: A canonical graph; it is left as it is.
+        samples: The calibration split.
+        preprocessing: From raw samples to what the network eats.
+        num_range_samples: Samples, evenly spread over the split, whose ranges are collected.
+        num_accuracy_samples: Samples on which the two ways of bias correction are compared.
+
+    Returns:
+        The quantized graph; all scales are float32 numbers. Where raw uint8 samples differ from
+        the network's input by one offset and one factor, the input's int8 is ``raw - 128``.
+
+    Raises:
+        QuantizationError: An op has no integer form, or NNCF failed.
+    """
+    for node in exported.module.graph.nodes:
+        if node.op == "call_function" and not _is_fused(node):
+            check_op(node)
+    ranges = list(real_batches(spread(samples, num_range_samples), preprocessing, 1))
+    judges = spread(samples, num_accuracy_samples)
+    best, best_accuracy = None, -1.0
+    for bias_correction in (None, True):  # NNCF: off, or the fast algorithm
+        module = _quantize_with_nncf(exported.module, ranges, bias_correction)
+        _settle_parameters(module, raw_input_parameters(samples, preprocessing))
+        candidate = QuantizedGraph(
+            module, exported.example_shape, exported.exit_names, exported.num_classes
+        )
+        accuracy = float(np.mean(accuracies(candidate, judges, preprocessing)))
+        if accuracy > best_accuracy:
+            best, best_accuracy = candidate, accuracy
+    assert best is not None
+    return best
+
+
+def _is_fused(node: Node) -> bool:
+    return any(fused_activation(source) is node for source in node.all_input_nodes)
+
+
+def spread(samples: Samples, count: int) -> Samples:
+    """At most ``count`` samples, evenly spread over all, in their order."""
+    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
+    return replace(samples, images=samples.images[chosen], labels=samples.labels[chosen])
+
+
+def real_batches(
+    samples: Samples, preprocessing: Preprocessing, size: int = _BATCH
+) -> Iterator[Tensor]:
+    """Raw samples [N, H, W, C] as the network's input, float32 [size, C, H, W] at a time."""
+    offset = np.asarray(preprocessing.offset, dtype=np.float32)
+    multiplier = np.asarray(preprocessing.multiplier, dtype=np.float32)
+    for start in range(0, len(samples), size):
+        raw = samples.images[start : start + size].astype(np.float32)
+        real = (raw - offset) * multiplier
+        yield torch.from_numpy(np.ascontiguousarray(real.transpose(0, 3, 1, 2)))
+
+
+def accuracies(
+    graph: QuantizedGraph, samples: Samples, preprocessing: Preprocessing
+) -> NDArray[np.float64]:
+    """Share of right answers at each exit, float64 [num_exits]."""
+    right = np.zeros(len(graph.exit_names))
+    start = 0
+    with torch.no_grad():
+        for batch in real_batches(samples, preprocessing):
+            labels = torch.from_numpy(samples.labels[start : start + len(batch)])
+            start += len(batch)
+            right += [int((logits.argmax(1) == labels).sum()) for logits in graph.module(batch)]
+    return right / len(samples)
+
+
+def raw_input_parameters(
+    samples: Samples, preprocessing: Preprocessing
+) -> tuple[float, int] | None:
+    """Scale and zero point with which int8 = uint8 - 128, or None where there are none.
+
+    ``real = (raw - offset) * multiplier`` and ``raw = q + 128`` give ``scale = multiplier`` and
+    ``zero_point = offset - 128``, if the offset is a whole number and the same for all channels.
+    """
+    if samples.images.dtype != np.uint8:
+        return None
+    offsets, multipliers = set(preprocessing.offset), set(preprocessing.multiplier)
+    if len(offsets) != 1 or len(multipliers) != 1:
+        return None
+    (offset,), (multiplier,) = offsets, multipliers
+    if offset != round(offset) or not 0 <= offset <= 255 or multiplier <= 0:
+        return None
+    return float(np.float32(multiplier)), round(offset) - 128
+
+
+def _quantize_with_nncf(
+    module: GraphModule, samples: list[Tensor], bias_correction: bool | None
+) -> GraphModule:
+    with silenced(QuantizationError, "NNCF could not quantize the network"):
+        nncf, quantize_pt2e = _import_nncf()
+        from edgeexit.compiler.quantizer import IntegerQuantizer  # torchao is loud when imported
+
+        quantized: GraphModule = quantize_pt2e(
+            module,
+            IntegerQuantizer(),
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            fast_bias_correction=bias_correction,
+            fold_quantize=True,
+            do_copy=True,
+        )
+    return quantized
+
+
+def _import_nncf() -> tuple[Any, Callable[..., GraphModule]]:
+    """Imports NNCF such that it reports to nobody.
+
+    Without the package ``openvino_telemetry`` NNCF puts a dummy in its place; that is what it finds
+    here. A copy that somebody imported before gets the dummy too.
+    """
+    telemetry = "openvino_telemetry"
+    known, sys.modules[telemetry] = sys.modules.get(telemetry), None  # type: ignore[assignment]
+    try:
+        import nncf
+        from nncf.experimental.torch.fx import quantize_pt2e
+        from nncf.telemetry import decorator, wrapper
+    finally:
+        del sys.modules[telemetry]
+        if known is not None:
+            sys.modules[telemetry] = known
+    decorator.telemetry = wrapper.telemetry = wrapper.NNCFTelemetryStub()
+    return nncf, quantize_pt2e
+
+
+def _settle_parameters(module: GraphModule, raw_input: tuple[float, int] | None) -> None:
+    """Rounds scales to float32 and sets the parameters that are given and not measured.
+
+    What is set for one value holds for all values that share its parameters.
+    """
+    wanted: dict[Node, tuple[float, int]] = {}
+    group = parameter_groups(module)
+    for node in module.graph.nodes:
+        if not is_quantize(node):
+            continue
+        source = node.args[0]
+        fixed = None
+        if source.op == "placeholder":
+            fixed = raw_input
+        elif source.target in INTEGER_OPS:
+            fixed = INTEGER_OPS[source.target].fixed_output
+        if fixed is None:
+            continue
+        root = group[node]
+        if wanted.setdefault(root, fixed) != fixed:
+            raise QuantizationError(
+                "two values with given scales must share one",
+                wanted=f"scale, zero point = {fixed}",
+                given=wanted[root],
+                where=f"node {source.name!r}",
+                hint="do not concatenate, pool or reshape them together",
+            )
+    for node in module.graph.nodes:
+        if is_quantize(node):
+            scale, zero_point = wanted.get(group[node], parameters_of(group[node]))
+            _set_parameters(node, float(np.float32(scale)), zero_point)
+    module.recompile()
+
+
+def _set_parameters(quantize_node: Node, scale: float, zero_point: int) -> None:
+    for node in (quantize_node, *quantize_node.users):
+        node.args = (node.args[0], scale, zero_point, *node.args[3:])
+
+
+def parameter_groups(module: GraphModule) -> dict[Node, Node]:
+    """Every quantize node -> one that stands for all that must share its parameters."""
+    parent = {node: node for node in module.graph.nodes if is_quantize(node)}
+
+    def root(node: Node) -> Node:
+        while parent[node] is not node:
+            node = parent[node]
+        return node
+
+    for node in list(parent):
+        source = node.args[0]
+        rule = INTEGER_OPS.get(source.target) if isinstance(source, Node) else None
+        if rule is None or not rule.same_parameters:
+            continue
+        for value in activation_inputs(source):  # type: ignore[arg-type]
+            if is_dequantize(value) and value.args[0] in parent:
+                parent[root(value.args[0])] = root(node)  # type: ignore[arg-type]
+    return {node: root(node) for node in parent}
