@@ -71,7 +71,15 @@ def __getattr__(name: str) -> object:
     if name not in _OWNERS:
         raise AttributeError(f"module 'edgeexit' has no attribute {name!r}")
     module, attribute = _OWNERS[name]
-    owner = importlib.import_module(module)
+    try:
+        owner = importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.startswith("edgeexit"):
+            raise
+        hint = "pip install 'edgeexit[compile]'"
+        raise ModuleNotFoundError(
+            f"edgeexit.{name} needs {exc.name}, which is not installed; {hint}", name=exc.name
+        ) from exc
     value = owner if attribute is None else getattr(owner, attribute)
     globals()[name] = value
     return value

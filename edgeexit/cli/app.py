@@ -34,6 +34,16 @@ _COMMANDS = {
 }
 
 
+# Third-party module -> the extra that brings it. Engines report themselves.
+_EXTRAS = {
+    "PIL": "images",
+    **dict.fromkeys(
+        ("accelerate", "executorch", "litert_torch", "nncf", "safetensors", "torch", "torchao"),
+        "compile",
+    ),
+}
+
+
 class _LazyGroup(click.Group):
     """A group that knows its commands' names without loading them."""
 
@@ -86,6 +96,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except EdgeExitError as error:
         _show_error(error, as_json)
         sys.exit(EXIT_ERROR)
+    except ModuleNotFoundError as error:
+        _show_error(_not_installed(error), as_json)
+        sys.exit(EXIT_ERROR)
     except click.UsageError as error:
         if as_json:
             print(json.dumps({"error": "UsageError", "problem": error.format_message()}))
@@ -97,6 +110,20 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(EXIT_INTERRUPTED)
     # click hands back the code of ctx.exit(), or what the command returned: nothing, here.
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _not_installed(error: ModuleNotFoundError) -> EdgeExitError:
+    """Names the extra to install; a module that no extra brings is a bug and is raised again."""
+    module = (error.name or "").partition(".")[0]
+    if module == "tomllib":
+        return EdgeExitError("this command needs a newer Python", wanted="Python 3.11 or newer")
+    if module not in _EXTRAS:
+        raise error
+    return EdgeExitError(
+        "this command needs a package that is not installed",
+        wanted=module,
+        hint=f"pip install 'edgeexit[{_EXTRAS[module]}]'",
+    )
 
 
 def _show_error(error: EdgeExitError, as_json: bool) -> None:

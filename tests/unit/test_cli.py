@@ -124,6 +124,29 @@ def test_interrupt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "interrupted" in cli.err
 
 
+@pytest.mark.parametrize(
+    ("module", "message"), [("torch", "edgeexit[compile]"), ("tomllib", "Python 3.11 or newer")]
+)
+def test_what_is_not_installed_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, module: str, message: str
+) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("edgeexit.targets.list_targets", missing)
+    cli("targets", code=1)
+    assert message in cli.err
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'edgeexit.lost'", name="edgeexit.lost")
+
+    monkeypatch.setattr("edgeexit.targets.list_targets", missing)
+    with pytest.raises(ModuleNotFoundError, match="lost"):
+        main(["targets"])
+
+
 def test_completion_in_a_fresh_shell(cli: Cli) -> None:
     assert "_EDGEEXIT_COMPLETE=bash_complete" in cli("completion", "bash")
     words = {"COMP_WORDS": "edgeexit com", "COMP_CWORD": "1"}

@@ -38,6 +38,18 @@ def test_every_public_name_is_there_and_explains_itself(name: str) -> None:
     assert name == "__version__" or value.__doc__
 
 
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_torch(name: str) -> object:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("importlib.import_module", without_torch)
+    monkeypatch.delitem(vars(ee), "train", raising=False)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"needs torch.*pip install 'edgeexit\[compile\]'"
+    ):
+        _ = ee.train
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'tarin'"):
         _ = ee.tarin  # type: ignore[attr-defined]
