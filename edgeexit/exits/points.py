@@ -1,0 +1,164 @@
+"""Operating points: thresholds for a promised accuracy, with what they did and where.
+
+The cost of leaving at exit k is the MACs of segments 0 to k, heads included. Thresholds are chosen
+on the split that is given here, on the logits of the engine that is named: give the calibration
+split, never the test split. ``best_possible_macs_saved`` runs the same search on any split; on the
+test split that is the bound which no choice of thresholds can beat there, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import ArgumentError
+from edgeexit.exits.search import Chosen, optimal_thresholds
+from edgeexit.exits.search import evaluate as evaluate_scores
+from edgeexit.runtime.decision import RULES, batch_scores, check_thresholds
+from edgeexit.types import DecisionSpec, OperatingPoint
+
+DROPS: Mapping[str, float] = MappingProxyType({"accurate": 0.005, "balanced": 0.01, "frugal": 0.03})
+"""Accuracy that each point may lose against the last exit."""
+
+
+def operating_points(
+    logits: NDArray[np.int8],
+    labels: NDArray[np.int64],
+    decision: DecisionSpec,
+    segment_macs: Sequence[int],
+    static_macs: int,
+    *,
+    drops: Mapping[str, float] = DROPS,
+    dataset: str,
+    engine: str,
+) -> tuple[OperatingPoint, ...]:
+    """Chooses thresholds for each promised accuracy.
+
+    Args:
+        logits: int8 [num_samples, num_exits, num_classes], of the artifacts themselves.
+        labels: int64 [num_samples].
+        decision: The rule and its tables.
+        segment_macs: MACs of each segment, its head included.
+        static_macs: MACs of the backbone with the last exit alone.
+        drops: Name of a point -> accuracy that it may lose against the last exit.
+        dataset: Where the samples come from, split included.
+        engine: Whose logits they are.
+
+    Returns:
+        ``static`` (no exit is taken: the accuracy that the others are measured against), then one
+        for each of ``drops``, in that order.
+
+    Raises:
+        ArgumentError: If shapes do not fit, a name is taken twice, or a drop is out of range.
+    """
+    if "static" in drops:
+        raise ArgumentError("the point static is always there", wanted="another name in drops")
+    scores, correct, costs = _costed(logits, labels, decision, segment_macs)
+    sign = _sign(decision)
+    limits = RULES[decision.rule]
+    never, always = sign * limits.never, sign * limits.always
+    num_exits = scores.shape[1]
+    chosen = {
+        "static": evaluate_scores(scores, correct, costs, [never] * (num_exits - 1) + [always])
+    }
+    for name, drop in drops.items():
+        chosen[name] = optimal_thresholds(scores, correct, costs, drop, never=never, always=always)
+    return tuple(
+        OperatingPoint(
+            name=name,
+            thresholds=tuple(sign * threshold for threshold in point.thresholds),
+            accuracy=point.accuracy,
+            exit_rates=point.exit_rates,
+            macs=point.cost,
+            macs_saved=1 - point.cost / static_macs,
+            dataset=dataset,
+            num_samples=len(logits),
+            engine=engine,
+        )
+        for name, point in chosen.items()
+    )
+
+
+def evaluate(
+    logits: NDArray[np.int8],
+    labels: NDArray[np.int64],
+    decision: DecisionSpec,
+    segment_macs: Sequence[int],
+    thresholds: Sequence[int],
+) -> Chosen:
+    """What thresholds, in the unit of the rule, do on samples that they were not chosen on.
+
+    Args:
+        logits: int8 [num_samples, num_exits, num_classes].
+        labels: int64 [num_samples].
+        decision: The rule and its tables.
+        segment_macs: MACs of each segment, its head included.
+        thresholds: One for each exit, as an operating point holds them.
+
+    Returns:
+        The same thresholds with accuracy, exit rates and mean MACs (``cost``) on these samples.
+
+    Raises:
+        ArgumentError: If shapes do not fit or a threshold is out of range.
+    """
+    scores, correct, costs = _costed(logits, labels, decision, segment_macs)
+    sign = _sign(decision)
+    checked = check_thresholds(thresholds, decision.rule, scores.shape[1])
+    result = evaluate_scores(scores, correct, costs, [sign * limit for limit in checked])
+    return Chosen(checked, result.accuracy, result.exit_rates, result.cost)
+
+
+def best_possible_macs_saved(
+    logits: NDArray[np.int8],
+    labels: NDArray[np.int64],
+    decision: DecisionSpec,
+    segment_macs: Sequence[int],
+    static_macs: int,
+    *,
+    max_drop: float,
+) -> float:
+    """The share of MACs that the best thresholds for these very samples would save.
+
+    To be reported beside what thresholds from the calibration split save on the test split.
+
+    Args:
+        logits: int8 [num_samples, num_exits, num_classes], for instance of the test split.
+        labels: int64 [num_samples].
+        decision: The rule and its tables.
+        segment_macs: MACs of each segment, its head included.
+        static_macs: MACs of the backbone with the last exit alone.
+        max_drop: Accuracy that may be lost against the last exit on these samples.
+
+    Raises:
+        ArgumentError: If shapes do not fit or ``max_drop`` is out of range.
+    """
+    (_, point) = operating_points(
+        logits, labels, decision, segment_macs, static_macs, drops={"best": max_drop},
+        dataset="the samples themselves", engine="any",
+    )  # fmt: skip
+    return point.macs_saved
+
+
+def _sign(decision: DecisionSpec) -> int:
+    """The search leaves at or below a threshold; rules that leave above one are turned over."""
+    return 1 if RULES[decision.rule].exits_below else -1
+
+
+def _costed(
+    logits: NDArray[np.int8],
+    labels: NDArray[np.int64],
+    decision: DecisionSpec,
+    segment_macs: Sequence[int],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+    scores = batch_scores(logits, decision)
+    if labels.shape != (len(logits),) or len(segment_macs) != logits.shape[1]:
+        raise ArgumentError(
+            "labels or MACs do not fit the logits",
+            wanted=f"{len(logits)} labels and {logits.shape[1]} segments",
+            given=f"labels {list(labels.shape)} and {len(segment_macs)} segments",
+        )
+    correct = logits.argmax(axis=2) == labels[:, None]
+    return _sign(decision) * scores, correct, np.cumsum(np.asarray(segment_macs, np.float64))
