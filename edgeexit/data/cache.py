@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import StorageError
 
+_HINT = "free some space, or point EDGEEXIT_CACHE to another folder"
 _LOCAL_ERRORS = {
-    errno.ENOSPC: "The disk is full",
-    errno.EDQUOT: "The disk quota is used up",
-    errno.EROFS: "The folder cannot be written",
-    errno.EACCES: "The folder cannot be written",
-    errno.EPERM: "The folder cannot be written",
-    errno.EEXIST: "A file is in the way of a folder",
-    errno.ENOTDIR: "A file is in the way of a folder",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the folder cannot be written",
+    errno.EACCES: "the folder cannot be written",
+    errno.EPERM: "the folder cannot be written",
+    errno.EEXIST: "a file is in the way of a folder",
+    errno.ENOTDIR: "a file is in the way of a folder",
 }
 
 
@@ -56,8 +58,25 @@ def storage_errors(where: Path) -> Iterator[None]:
             _LOCAL_ERRORS[exc.errno],
             given=str(exc),
             where=where,
-            hint="free some space, or point EDGEEXIT_CACHE to another folder",
+            hint=_HINT,
         ) from exc
+
+
+def check_free(folder: Path, num_bytes: int) -> None:
+    """Finds out before anything is fetched whether it will fit; ``folder`` must exist.
+
+    Raises:
+        StorageError: There are fewer than ``num_bytes`` bytes free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise StorageError(
+            _LOCAL_ERRORS[errno.ENOSPC],
+            wanted=f"{num_bytes} bytes free",
+            given=f"{free} bytes free",
+            where=folder,
+            hint=_HINT,
+        )
 
 
 @contextmanager

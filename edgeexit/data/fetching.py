@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.data.archive import read_npz
-from edgeexit.data.cache import default_cache, exclusive, write_arrays
+from edgeexit.data.cache import check_free, default_cache, exclusive, write_arrays
 from edgeexit.data.decode import Arrays, decode
 from edgeexit.data.download import Progress, step
 from edgeexit.data.recipes import ROLES, Recipe, read_recipe
@@ -68,8 +69,13 @@ def fetch_arrays(recipe: Recipe, cache: Path, progress: Progress | None = None) 
 
 
 def _from_sources(recipe: Recipe, folder: Path, progress: Progress | None) -> Arrays:
+    num_samples = recipe.num_train + recipe.num_calibration + recipe.num_test
+    num_bytes = num_samples * (math.prod(recipe.image_shape) + 1)
     failures = []
     for source in recipe.sources:
+        # The archives are gone before the decoded arrays are written: the larger must fit.
+        archives = sum(archive.num_bytes or 0 for archive in source.archives)
+        check_free(folder, max(num_bytes, archives))
         try:
             with (
                 open_source(source, folder, progress) as read,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeexit.data.cache import default_cache, exclusive, storage_errors
+from edgeexit.data.cache import check_free, default_cache, exclusive, storage_errors
 from edgeexit.data.download import download
 from edgeexit.errors import FetchError, StorageError
 
@@ -168,6 +168,12 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
         storage_errors(tmp_path),
     ):
         raise OSError(28, "No space left on device")
+
+
+def test_too_little_space_is_noticed_before_anything_is_fetched(tmp_path: Path) -> None:
+    check_free(tmp_path, 1)
+    with pytest.raises(StorageError, match=rf"(?s)disk is full.*{2**62} bytes free.*EDGEEXIT_"):
+        check_free(tmp_path, 2**62)
 
 
 def test_a_file_in_the_place_of_the_cache_is_a_storage_error(tmp_path: Path) -> None:
