@@ -37,6 +37,7 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
     for name in at:
         if name not in known or not name:
             near = difflib.get_close_matches(name, [n for n in known if n], n=3, cutoff=0.4)
+            children = ", ".join(child for child, _ in module.named_children())
             raise ModelError(
                 f"the module has no submodule {name!r}",
                 wanted="a name from module.named_modules()",
@@ -44,7 +45,7 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
                 where=f"at[{name!r}]",
                 hint=f"did you mean {', '.join(map(repr, near))}?"
                 if near
-                else f"the top level has {', '.join(n for n, _ in module.named_children()) or 'none'}",
+                else f"the top level has {children or 'no submodules'}",
             )
     logits, features = _trace(module, tuple(at), example)
     num_classes = logits.shape[1]

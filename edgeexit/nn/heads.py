@@ -1,8 +1,8 @@
 """Heads: what turns a feature map into logits at an early exit.
 
-A head is described first (a frozen dataclass, so that it can be written into a checkpoint) and built
-once the shape of its feature map is known. All of them end in a mean over the positions and one
-linear layer, which every backend lowers to two int8 ops.
+A head is described first, as plain data, and built once the shape of its feature map is known. All
+of them end in a mean over the positions and one linear layer, which every backend lowers to two
+int8 ops.
 """
 
 from __future__ import annotations
@@ -66,20 +66,19 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Convolutional:
-    """One strided convolution with batch norm and ReLU, then as `Pooled`.
+    """Strided 3 x 3 convolutions, each with batch norm and ReLU, then as `Pooled`.
 
-    The stride shrinks the map before the convolution's cost is paid: for a stride of 4 the head
-    computes one position in sixteen.
+    The first stride shrinks the map before any convolution's cost is paid: with a stride of 4 the
+    head computes one position in sixteen. Each convolution after the first halves the map again,
+    which costs little and widens what a position sees; an exit after few layers needs that most.
 
     Args:
-        channels: Channels of the convolution.
-        stride: Its stride in both directions.
-        kernel: Its kernel size in both directions.
+        channels: Output channels of each convolution.
+        stride: Stride of the first one, in both directions.
     """
 
-    channels: int = 32
+    channels: tuple[int, ...] = (32,)
     stride: int = 4
-    kernel: int = 3
 
     def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """See `Head.build`."""
@@ -91,18 +90,13 @@ class Convolutional:
                 where=repr(self),
                 hint="use a smaller stride, or heads.Pooled()",
             )
-        conv = nn.Conv2d(
-            feature_shape[1],
-            self.channels,
-            self.kernel,
-            self.stride,
-            padding=(self.kernel - 1) // 2,
-            bias=False,
-        )
-        return nn.Sequential(
-            conv,
-            nn.BatchNorm2d(self.channels),
-            nn.ReLU(),
-            GlobalMean(),
-            nn.Linear(self.channels, num_classes),
-        )
+        layers: list[nn.Module] = []
+        in_channels, stride = feature_shape[1], self.stride
+        for out_channels in self.channels:
+            layers += [
+                nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+            ]
+            in_channels, stride = out_channels, 2
+        return nn.Sequential(*layers, GlobalMean(), nn.Linear(in_channels, num_classes))

@@ -1,7 +1,7 @@
-"""The multi-exit network: a backbone that is left as it is, and heads that listen to its submodules.
+"""The multi-exit network: a backbone that is left as it is, and heads that listen to its modules.
 
-The heads hear their submodule through a forward hook that lives only while ``forward`` runs, so the
-backbone's code needs no change and a copy of the model carries no hidden state. `torch.export`
+The heads hear their submodule through a forward hook that lives only while ``forward`` runs. The
+backbone's code needs no change, and a copy of the model carries no hidden state. `torch.export`
 follows the hooks like any other Python, and sees one plain graph.
 """
 

@@ -53,8 +53,8 @@ class RunState:
     """Where a run stands: ``phase`` and ``epoch`` are the next ones to do.
 
     ``best`` and ``waited`` belong to early stopping: the best accuracy of each head in this phase
-    and how many epochs ago it was. ``tensors`` holds ``model.*``, ``kept.*`` (the weights that early
-    stopping would go back to) and ``optimizer.*``.
+    and how many epochs ago it was. ``tensors`` holds ``model.*``, ``kept.*`` (the weights that
+    early stopping would go back to) and ``optimizer.*``.
     """
 
     phase: int

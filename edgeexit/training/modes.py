@@ -24,7 +24,7 @@ class BackbonePhase(nn.Module):
 
 
 class HeadsPhase(nn.Module):
-    """Phase 3: the early heads on a frozen backbone, whose batch-norm statistics stay as they are."""
+    """Phase 3: the early heads on a frozen backbone, batch-norm statistics included."""
 
     def __init__(self, model: MultiExitModel) -> None:
         super().__init__()

@@ -19,8 +19,8 @@ def learning_rate(schedule: Schedule, peak: float, step: int, num_steps: int) ->
         step: 0-based.
         num_steps: Steps in the phase.
 
-    Source: Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts. Deviation: one_cycle is
-    Smith 2018 with a linear climb from zero and no cycling of the momentum.
+    Source: Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts. Deviation: one_cycle
+    is Smith 2018 with a linear climb from zero and no cycling of the momentum.
     """
     warm_up = int(num_steps * WARM_UP_SHARE) if schedule == "one_cycle" else 0
     if step < warm_up:

@@ -37,8 +37,8 @@ MODELS: dict[str, Entry] = {
         backbone=lambda channels, classes: ResNet((1, 1, 1), (16, 32, 64), channels, classes),
         image_size=(32, 32),
         exits={
-            "layer1": Convolutional(channels=32, stride=4),
-            "layer2": Convolutional(channels=32, stride=4),
+            "layer1": Convolutional(channels=(32, 32), stride=4),
+            "layer2": Convolutional(channels=(24, 48), stride=4),
         },
     ),
 }
