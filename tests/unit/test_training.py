@@ -1,0 +1,298 @@
+"""Training: phases, losses and rates by hand, frozen bits, and runs that are cut short."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
+from edgeexit.errors import ArgumentError, CheckpointError, DataError, EdgeExitError
+from edgeexit.nn import heads
+from edgeexit.nn.attach import attach_exits
+from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.zoo.resnet import ResNet
+from edgeexit.training import EpochRecord, TrainConfig, load_checkpoint, train
+from edgeexit.training.loop import _Stopper
+from edgeexit.training.losses import mean_cross_entropy, mixed_up
+from edgeexit.training.schedule import learning_rate
+from edgeexit.training.strategies import phases
+
+
+def make_model(seed: int = 0) -> MultiExitModel:
+    torch.manual_seed(seed)
+    backbone = ResNet((1, 1, 1), (4, 4, 4), in_channels=3, num_classes=3)
+    at = {"layer1": heads.Pooled(), "layer2": heads.Pooled()}
+    return attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
+
+
+def make_data(count: int = 48) -> Splits:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int64) % 3
+    images = rng.integers(0, 90, (count, 8, 8, 3)).astype(np.uint8)
+    images[..., 0] += (labels * 80)[:, None, None].astype(np.uint8)
+    samples = Samples(images, labels)
+    return Splits(
+        "three-colours",
+        samples,
+        samples,
+        samples,
+        ("a", "b", "c"),
+        Preprocessing((128.0,), (1 / 128,)),
+        Augmentation(1, True),
+    )
+
+
+SHORT = {"epochs": 4, "backbone_share": 0.5, "batch_size": 16, "learning_rate": 0.1}
+
+
+def state(model: MultiExitModel) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_phases_share_the_budget() -> None:
+    def plan(strategy: str) -> list[tuple[str, int, float]]:
+        config = TrainConfig(
+            strategy=strategy, epochs=50, backbone_share=0.4, second_phase_rate=0.5
+        )  # type: ignore[arg-type]
+        return [(p.name, p.epochs, p.learning_rate) for p in phases(config)]
+
+    assert plan("mixed") == [("backbone", 20, 0.2), ("everything", 30, 0.1)]
+    assert plan("disjoint") == [("backbone", 20, 0.2), ("heads", 30, 0.1)]
+    assert plan("joint") == [("everything", 50, 0.2)]
+    with pytest.raises(ArgumentError, match="an epoch for each of its two phases"):
+        phases(TrainConfig(epochs=1))
+
+
+def test_loss_is_the_mean_over_exits() -> None:
+    sure = torch.tensor([[math.log(3.0), 0.0]])  # softmax 3/4, 1/4
+    even = torch.tensor([[0.0, 0.0]])
+    loss = mean_cross_entropy([sure, even], torch.tensor([0]))
+    assert float(loss) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_mixup_blends_with_the_neighbour() -> None:
+    images, labels = torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([0, 1, 2])
+    blended, others = mixed_up(images, labels, 0.75)
+    assert blended.flatten().tolist() == [1.0, 0.75, 3.25]
+    assert others.tolist() == [2, 0, 1]
+
+
+def test_rates() -> None:
+    assert learning_rate("cosine", 0.4, 0, 100) == 0.4
+    assert learning_rate("cosine", 0.4, 50, 100) == pytest.approx(0.2)
+    assert learning_rate("one_cycle", 0.4, 4, 100) == pytest.approx(0.1)
+    assert learning_rate("one_cycle", 0.4, 20, 100) == pytest.approx(0.4)
+    assert learning_rate("one_cycle", 0.4, 60, 100) == pytest.approx(0.2)
+
+
+def test_frozen_means_unchanged_bits() -> None:
+    model = make_model()
+    train(model, make_data(), **{**SHORT, "strategy": "mixed", "epochs": 2})
+    before = state(model)
+
+    class Watch:
+        def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None:
+            self.at_start = state(model)
+
+        def step(self) -> None: ...
+
+        def epoch(self, record: EpochRecord) -> None: ...
+
+    watch = Watch()
+    train(model, make_data(), progress=watch, **{**SHORT, "strategy": "disjoint"})
+    after = state(model)
+    moved = {name for name in after if not torch.equal(after[name], watch.at_start[name])}
+    assert moved
+    assert all(name.startswith("heads.") for name in moved)  # batch-norm statistics included
+    moved_before = {name for name in before if not torch.equal(before[name], watch.at_start[name])}
+    assert all(name.startswith("backbone.") for name in moved_before)  # phase 1 leaves heads alone
+
+
+def test_one_step_equals_plain_pytorch() -> None:
+    """One epoch of one full batch against SGD written out."""
+    data = make_data(16)
+    data = Splits(**{**vars(data), "augmentation": Augmentation(0, False)})
+    model, twin = make_model(), make_model()
+    train(model, data, strategy="joint", epochs=1, batch_size=16, learning_rate=0.1,
+          schedule="cosine", weight_decay=0.0)  # fmt: skip
+    twin.train()
+    images = (torch.from_numpy(data.train.images).permute(0, 3, 1, 2).float() - 128) / 128
+    losses = [
+        torch.nn.functional.cross_entropy(z, torch.from_numpy(data.train.labels))
+        for z in twin(images)
+    ]
+    (sum(losses) / 3).backward()
+    with torch.no_grad():
+        for p in twin.parameters():
+            p -= 0.1 * 1.9 * p.grad  # Nesterov's first step: gradient plus momentum times gradient
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        # The samples come in another order: sums differ in their last bits.
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+@pytest.mark.parametrize("strategy", ["disjoint", "joint", "mixed"])
+@pytest.mark.parametrize("cut_after", [1, 2, 3])
+def test_a_run_that_is_cut_short_resumes_to_the_same_bits(
+    strategy: str, cut_after: int, tmp_path: Path
+) -> None:
+    class Cut:
+        seen = 0
+
+        def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None: ...
+
+        def step(self) -> None: ...
+
+        def epoch(self, record: EpochRecord) -> None:
+            self.seen += 1
+            if self.seen == cut_after:
+                raise KeyboardInterrupt
+
+    options = {**SHORT, "strategy": strategy, "mixup": 0.2}
+    whole = make_model()
+    log = train(whole, make_data(), **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(), make_data(), output=tmp_path, progress=Cut(), **options)
+    resumed = make_model(seed=1)  # whatever it starts with, the state replaces it
+    resumed_log = train(resumed, make_data(), output=tmp_path, **options)
+    assert same(state(whole), state(resumed))
+    assert [r.loss for r in resumed_log] == [r.loss for r in log]
+    loaded = make_model(seed=2)
+    load_checkpoint(tmp_path, loaded)
+    assert same(state(whole), state(loaded))
+
+
+def test_kill_minus_nine_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_training import *\n"
+        "import os, signal\n"
+        "class Kill:\n"
+        "    count = 0\n"
+        "    def phase(self, *a): pass\n"
+        "    def epoch(self, r): pass\n"
+        "    def step(self):\n"
+        "        Kill.count += 1\n"
+        "        if Kill.count == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "train(make_model(), make_data(), output=folder, progress=Kill(), **SHORT)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    whole, resumed = make_model(), make_model(seed=1)
+    train(whole, make_data(), **SHORT)
+    train(resumed, make_data(), output=tmp_path, **SHORT)
+    assert same(state(whole), state(resumed))
+
+
+def test_early_stopping_waits_for_the_last_head() -> None:
+    stopper = _Stopper(2, (), ())
+    history = [(0.5, 0.5), (0.6, 0.5), (0.6, 0.5), (0.6, 0.6), (0.6, 0.6), (0.6, 0.6)]
+    kept = [stopper.improved(accuracy) for accuracy in history[:-1]]
+    assert kept == [True, True, False, True, False]
+    assert not stopper.stop  # the first head has waited three epochs, the second only one
+    stopper.improved(history[-1])
+    assert stopper.stop
+
+
+def test_early_stopping_spends_less_and_keeps_the_best(tmp_path: Path) -> None:
+    model = make_model()
+    log = train(model, make_data(), strategy="joint", epochs=30, batch_size=16, patience=1,
+                learning_rate=1e-9, output=tmp_path)  # fmt: skip
+    assert len(log) < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epoch": 3}, ArgumentError, "unknown training option"),
+        ({"strategy": "all"}, ArgumentError, r"(?s)unknown strategy.*disjoint, joint, mixed"),
+        ({"epochs": 0}, ArgumentError, "epochs must be positive"),
+        ({"backbone_share": 1.0}, ArgumentError, "backbone_share is out of range"),
+        ({"label_smoothing": -0.1}, ArgumentError, "label_smoothing is out of range"),
+        ({"patience": 0}, ArgumentError, "patience must be at least 1"),
+        ({"mixup": -1.0}, ArgumentError, "must not be negative"),
+        ({"batch_size": 64}, DataError, "smaller than one batch"),
+    ],
+)
+def test_options_that_cannot_be(
+    options: dict[str, object], error: type[EdgeExitError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train(make_model(), make_data(), **{**SHORT, **options})
+
+
+def test_classes_must_match() -> None:
+    data = Splits(**{**vars(make_data()), "class_names": ("a", "b")})
+    with pytest.raises(DataError, match=r"(?s)another number of classes.*3 classes.*2 classes"):
+        train(make_model(), data, **SHORT)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    train(make_model(), make_data(), output=tmp_path, **SHORT)
+    with pytest.raises(CheckpointError, match="epochs: 4 -> 5"):
+        train(make_model(), make_data(), output=tmp_path, **{**SHORT, "epochs": 5})
+
+
+def test_damaged_state_is_refused(tmp_path: Path) -> None:
+    train(make_model(), make_data(), output=tmp_path, **SHORT)
+    path = tmp_path / "resume.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        train(make_model(), make_data(), output=tmp_path, **SHORT)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    train(make_model(), make_data(), output=tmp_path, **SHORT)
+    backbone = ResNet((1, 1, 1), (8, 4, 4), in_channels=3, num_classes=3)
+    other = attach_exits(
+        backbone,
+        {"layer1": heads.Pooled(), "layer2": heads.Pooled()},
+        example=torch.zeros(1, 3, 8, 8),
+    )
+    with pytest.raises(CheckpointError, match="a tensor has another shape"):
+        load_checkpoint(tmp_path, other)
+    with pytest.raises(CheckpointError, match="no weights file"):
+        load_checkpoint(tmp_path / "nowhere", other)
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Two gloo processes share each batch; batch norm sees half of it, so losses agree loosely."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_training import *\n"
+        f"train(make_model(), make_data(), output=Path({str(tmp_path)!r}), **SHORT)\n"
+        "import torch.distributed as dist; dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "--standalone", str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    two, one = make_model(seed=1), make_model()
+    load_checkpoint(tmp_path, two)
+    log = train(one, make_data(), **SHORT)
+    from edgeexit.training.checkpoint import read_state
+    from edgeexit.training.loop import _fingerprint
+
+    there = read_state(tmp_path, TrainConfig(**SHORT), _fingerprint(two, make_data()))
+    assert there is not None
+    assert len(there.log) == len(log) == 4
+    # Noise of batch norm over 8 instead of 16 samples; a wrong gradient share is far outside.
+    assert there.log[-1].loss == pytest.approx(log[-1].loss, rel=0.15)
