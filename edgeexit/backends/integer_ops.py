@@ -204,6 +204,29 @@ def get_constant(module: GraphModule, node: Node) -> Tensor:
     return value
 
 
+def set_constant(module: GraphModule, node: Node, value: Tensor) -> None:
+    """Replaces the tensor that a ``get_attr`` node names, for this module only.
+
+    Raises:
+        AttributeError: There is no such tensor.
+    """
+    *path, name = str(node.target).split(".")
+    owner = module.get_submodule(".".join(path))
+    getattr(owner, name)
+    if name in owner._parameters:
+        del owner._parameters[name]
+        owner.register_buffer(name, value)
+    else:
+        setattr(owner, name, value)
+
+
+def has_bias(node: Node) -> bool:
+    """Whether a node is a convolution or linear layer that adds a bias."""
+    rule = INTEGER_OPS.get(node.target)
+    weighted = rule is not None and rule.weight is not None
+    return weighted and len(node.args) > 2 and isinstance(node.args[2], Node)
+
+
 def shape_of(node: Node) -> tuple[int, ...]:
     """The static shape of a node's tensor, batch of one included."""
     return tuple(int(size) for size in node.meta["val"].shape)

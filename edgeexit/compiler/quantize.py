@@ -7,6 +7,7 @@ one on the calibration split is kept.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,15 +25,18 @@ from edgeexit.backends.integer_ops import (
     activation_inputs,
     check_op,
     fused_activation,
+    get_constant,
+    has_bias,
     is_dequantize,
     is_quantize,
     parameters_of,
+    set_constant,
 )
 from edgeexit.data.types import Preprocessing, Samples
 from edgeexit.errors import QuantizationError
 from edgeexit.types import ExportedGraph, QuantizedGraph
 
-_BATCH = 250
+_BATCH = 50  # larger ones fall out of the cache
 
 
 def quantize(
@@ -63,11 +67,12 @@ def quantize(
         if node.op == "call_function" and not _is_fused(node):
             check_op(node)
     ranges = list(real_batches(spread(samples, num_range_samples), preprocessing, 1))
+    corrected = _quantize_with_nncf(exported.module, ranges)
+    _settle_parameters(corrected, raw_input_parameters(samples, preprocessing))
     judges = spread(samples, num_accuracy_samples)
     best, best_accuracy = None, -1.0
-    for bias_correction in (None, True):  # NNCF: off, or the fast algorithm
-        module = _quantize_with_nncf(exported.module, ranges, bias_correction)
-        _settle_parameters(module, raw_input_parameters(samples, preprocessing))
+    for module in (_with_biases_of(exported.module, corrected), corrected):
+        _keep_biases_in_32_bits(module)
         candidate = QuantizedGraph(
             module, exported.example_shape, exported.exit_names, exported.num_classes
         )
@@ -133,9 +138,7 @@ def raw_input_parameters(
     return float(np.float32(multiplier)), round(offset) - 128
 
 
-def _quantize_with_nncf(
-    module: GraphModule, samples: list[Tensor], bias_correction: bool | None
-) -> GraphModule:
+def _quantize_with_nncf(module: GraphModule, samples: list[Tensor]) -> GraphModule:
     with silenced(QuantizationError, "NNCF could not quantize the network"):
         nncf, quantize_pt2e = _import_nncf()
         from edgeexit.compiler.quantizer import IntegerQuantizer  # torchao is loud when imported
@@ -145,7 +148,7 @@ def _quantize_with_nncf(
             IntegerQuantizer(),
             nncf.Dataset(samples),
             subset_size=len(samples),
-            fast_bias_correction=bias_correction,
+            fast_bias_correction=True,
             fold_quantize=True,
             do_copy=True,
         )
@@ -170,6 +173,44 @@ def _import_nncf() -> tuple[Any, Callable[..., GraphModule]]:
             sys.modules[telemetry] = known
     decorator.telemetry = wrapper.telemetry = wrapper.NNCFTelemetryStub()
     return nncf, quantize_pt2e
+
+
+def _with_biases_of(original: GraphModule, corrected: GraphModule) -> GraphModule:
+    """A copy of the quantized graph in which no bias is corrected.
+
+    Bias correction changes nothing else, so that one calibration pass serves both graphs.
+    """
+    module = copy.deepcopy(corrected)
+    biases = {
+        node.name: get_constant(original, node.args[2])  # type: ignore[arg-type]
+        for node in original.graph.nodes
+        if has_bias(node)
+    }
+    for node in module.graph.nodes:
+        if has_bias(node) and node.name in biases:
+            set_constant(module, node.args[2], biases[node.name].clone())
+    return module
+
+
+def _keep_biases_in_32_bits(module: GraphModule) -> None:
+    """Enlarges the scales of channels whose weights are (almost) zero and whose bias is not.
+
+    Integer kernels hold a bias in steps of input scale * weight scale; with a tiny weight scale it
+    would not fit 32 bits. Half of their range is left for the sum of the products.
+    """
+    for node in module.graph.nodes:
+        if not has_bias(node):
+            continue
+        source, weight_node, bias_node = node.args[:3]
+        bias = get_constant(module, bias_node).abs().double()
+        scales = get_constant(module, weight_node.args[1])
+        smallest = (bias / (parameters_of(source)[0] * 2.0**30)).float()
+        small = scales < smallest
+        if bool(small.any()):
+            weight = get_constant(module, weight_node.args[0])
+            ratio = torch.where(small, scales / smallest, 1.0).reshape(-1, *[1] * (weight.ndim - 1))
+            set_constant(module, weight_node.args[0], (weight * ratio).round().to(torch.int8))
+            set_constant(module, weight_node.args[1], torch.where(small, smallest, scales))
 
 
 def _settle_parameters(module: GraphModule, raw_input: tuple[float, int] | None) -> None:
