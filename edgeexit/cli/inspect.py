@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeexit.runtime.bundle import Bundle
-    from edgeexit.types import TensorSpec
+    from edgeexit.types import Rule, TensorSpec
 
 
 @click.command(name="inspect", epilog="\b\nExample:\n  edgeexit inspect resnet8.eexit --json")
@@ -69,11 +69,17 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
         rows = table(
             f"Operating points, {backend}: chosen with {first.engine} on {first.num_samples:,} "
             f"samples of {first.dataset}",
-            *("name", "accuracy", "MACs saved", "leave at exit", "thresholds"),
+            *(
+                "name",
+                "accuracy",
+                "MACs saved",
+                "leave at exit",
+                f"{manifest.decision.rule} needed",
+            ),
         )
         for point in points:
             rates = " / ".join(f"{100 * rate:.1f} %" for rate in point.exit_rates)
-            thresholds = " / ".join(map(str, point.thresholds))
+            thresholds = " / ".join(_threshold(manifest.decision.rule, t) for t in point.thresholds)
             rows.add_row(
                 point.name, percent(point.accuracy), percent(point.macs_saved), rates, thresholds
             )
@@ -88,6 +94,14 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
     files.add_row(manifest.golden.path, "", "golden vectors", f"{manifest.golden.num_bytes:,}")
     out.print(files)
     out.print("made with " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items()))
+
+
+def _threshold(rule: Rule, threshold: int) -> str:
+    from edgeexit.runtime.decision import ONE, RULES
+
+    if threshold in (RULES[rule].never, RULES[rule].always):
+        return "never" if threshold == RULES[rule].never else "always"
+    return percent(ONE / threshold) if rule == "confidence" else str(threshold)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:

@@ -122,7 +122,9 @@ def show_report(out: Console, report: Report) -> None:
             count(leaving.macs),
         )
     out.print(exits)
-    segments = table("By segment: the engine's part alone", *_TIMES, "MACs")
+    segments = table(
+        "By segment: kernels, decision and hand-over, timed in rounds of their own", *_TIMES, "MACs"
+    )
     for segment in report.segments:
         segments.add_row(
             f"{segment.index} {segment.exit_name}", *_times(segment.latency), count(segment.macs)

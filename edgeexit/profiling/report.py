@@ -38,7 +38,11 @@ class Device:
 
 @dataclass(frozen=True)
 class SegmentProfile:
-    """One segment. ``latency`` is the engine's part alone, on the samples that reached it."""
+    """One segment, on the samples that reached it.
+
+    ``latency`` holds its kernels, its decision and the copies to the next segment. The timers add
+    to it, so that segments sum up to more than the whole that was timed without them.
+    """
 
     index: int
     exit_name: str
