@@ -332,6 +332,9 @@ def _check_chain(manifest: Manifest) -> None:
                 _fail("takes a tensor that nothing before it gives", f"{where}.inputs",
                       f"one of {sorted(known)} with the same shape and scale",
                       tensor)  # fmt: skip
+        names = [tensor.name for tensor in segment.inputs]
+        if len(set(names)) != len(names):
+            _fail("takes a name twice", f"{where}.inputs", "each tensor once", names)
         logits = segment.logits
         if logits.shape != (1, manifest.num_classes) or logits.layout != "ND":
             _fail("is not one number for each class", f"{where}.logits",

@@ -106,9 +106,7 @@ def _direct_stage(
     try:
         interpreter.invoke()
     except (RuntimeError, ValueError) as exc:
-        raise EngineError(
-            f"{name} could not run an artifact", given=exc, where=part.where
-        ) from exc
+        raise EngineError(f"{name} could not run an artifact", given=exc, where=part.where) from exc
     # A bound method holds the wrapper too: from here on the public invoke would refuse.
     invoke = getattr(getattr(interpreter, "_interpreter", None), "Invoke", None)
     if not callable(invoke):
