@@ -19,6 +19,7 @@ from edgeexit.errors import QuantizationError
 _ATEN = torch.ops.aten
 # By name: the ops exist only once torchao has been imported.
 _QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
+_QUANTIZE_CHANNELS = "quantized_decomposed.quantize_per_channel.default"
 _DEQUANTIZE = (
     "quantized_decomposed.dequantize_per_tensor.default",
     "quantized_decomposed.dequantize_per_channel.default",
@@ -183,6 +184,11 @@ def is_constant(arg: object) -> bool:
 def is_quantize(node: Node) -> bool:
     """Whether a node takes a float tensor to int8, per tensor."""
     return str(node.target) == _QUANTIZE
+
+
+def is_quantize_any(node: Node) -> bool:
+    """Whether a node takes a float tensor to int8, per tensor or per channel."""
+    return str(node.target) in (_QUANTIZE, _QUANTIZE_CHANNELS)
 
 
 def is_dequantize(node: Node) -> bool:

@@ -52,6 +52,7 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
     for rewrite in (
         _drop_what_does_nothing,
         _scalars_to_constants,
+        _name_relu6,
         _split_hardsigmoid,
         _name_padding,
         _fold_batch_norm,
@@ -125,6 +126,20 @@ def _scalars_to_constants(editor: _Editor, node: Node) -> None:
         node.args = (node.args[0], number)
     if isinstance(number, int | float):
         node.args = (node.args[0], editor.constant(node, torch.tensor(float(number))))
+
+
+def _name_relu6(editor: _Editor, node: Node) -> None:
+    """``relu6`` and ``clamp(0, 6)`` in the words of ``nn.ReLU6``, and ``clamp(min=0)`` as ReLU."""
+    bounds: tuple[object, ...] = ()
+    if node.target is _ATEN.relu6.default:
+        bounds = (0.0, 6.0)
+    elif node.target in (_ATEN.clamp.default, _ATEN.clamp_min.default) and not node.kwargs:
+        bounds = node.args[1:]
+    if bounds == (0, 6):
+        args = (node.args[0], 0.0, 6.0)
+        editor.replace(node, editor.call(node, _ATEN.hardtanh.default, args, node))
+    elif bounds in ((0,), (0, None)):
+        editor.replace(node, editor.call(node, _ATEN.relu.default, (node.args[0],), node))
 
 
 def _split_hardsigmoid(editor: _Editor, node: Node) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from edgeexit.backends.integer_ops import (
     has_bias,
     is_dequantize,
     is_quantize,
+    is_quantize_any,
     parameters_of,
     set_constant,
 )
@@ -140,23 +141,49 @@ def raw_input_parameters(
 
 def _quantize_with_nncf(module: GraphModule, samples: list[Tensor]) -> GraphModule:
     with silenced(QuantizationError, "NNCF could not quantize the network"):
-        nncf, quantize_pt2e = _import_nncf()
+        nncf, fx, adapter = _import_nncf()
         from edgeexit.compiler.quantizer import IntegerQuantizer  # torchao is loud when imported
 
-        quantized: GraphModule = quantize_pt2e(
+        quantized: GraphModule = fx.quantize_pt2e(
             module,
-            IntegerQuantizer(),
+            _SignedWeights(adapter(IntegerQuantizer())),
             nncf.Dataset(samples),
             subset_size=len(samples),
             fast_bias_correction=True,
-            fold_quantize=True,
+            fold_quantize=False,
             do_copy=True,
         )
+        fx.constant_folding.constant_fold(quantized, is_quantize_any)
     return quantized
 
 
-def _import_nncf() -> tuple[Any, Callable[..., GraphModule]]:
-    """Imports NNCF such that it reports to nobody.
+class _SignedWeights:
+    """Says to NNCF that weights are signed even where all of them are positive.
+
+    NNCF's adapter for torchao's quantizers says the contrary. All weights of a channel are positive
+    where a batch norm became a depthwise convolution; they would be quantized from 0 to 255 and
+    then stored in int8. NNCF asks an object with these two methods for its setup directly.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+
+    def transform_for_annotation(self, module: GraphModule) -> GraphModule:
+        """Passed on."""
+        transformed: GraphModule = self._adapter.transform_prior_quantization(module)
+        return transformed
+
+    def get_nncf_quantization_setup(self, module: GraphModule, graph: Any) -> Any:
+        """What the adapter says, with signed weights."""
+        setup = self._adapter.get_quantization_setup(module, graph)
+        for point in setup.quantization_points.values():
+            if point.is_weight_quantization_point():
+                point.qconfig.signedness_to_force = True
+        return setup
+
+
+def _import_nncf() -> tuple[Any, Any, Any]:
+    """Imports NNCF, its part for graphs and its adapter such that it reports to nobody.
 
     Without the package ``openvino_telemetry`` NNCF puts a dummy in its place; that is what it finds
     here. A copy that somebody imported before gets the dummy too.
@@ -165,14 +192,17 @@ def _import_nncf() -> tuple[Any, Callable[..., GraphModule]]:
     known, sys.modules[telemetry] = sys.modules.get(telemetry), None  # type: ignore[assignment]
     try:
         import nncf
-        from nncf.experimental.torch.fx import quantize_pt2e
+        from nncf.experimental.torch import fx
+        from nncf.experimental.torch.fx.quantization.quantizer.torch_ao_adapter import (
+            TorchAOQuantizerAdapter,
+        )
         from nncf.telemetry import decorator, wrapper
     finally:
         del sys.modules[telemetry]
         if known is not None:
             sys.modules[telemetry] = known
     decorator.telemetry = wrapper.telemetry = wrapper.NNCFTelemetryStub()
-    return nncf, quantize_pt2e
+    return nncf, fx, TorchAOQuantizerAdapter
 
 
 def _with_biases_of(original: GraphModule, corrected: GraphModule) -> GraphModule:
