@@ -165,6 +165,8 @@ class Session:
             raise ArgumentError(
                 "a static network has no exits to choose", hint="make a Session with static=False"
             )
+        if self._closed:
+            raise self._in_use()
         checked = check_thresholds(thresholds, self._decision.rule, len(self._segments))
         self._plan = self._make_plan(checked)
         self._thresholds = checked
