@@ -69,9 +69,8 @@ class Convolutional:
     """Strided 3 x 3 convolutions, each with batch norm and ReLU, then as `Pooled`.
 
     The first stride shrinks the map before any convolution's cost is paid: with a stride of 4 the
-    head computes one position in sixteen. It is not padded, since engines would copy the whole map
-    for that. Each convolution after the first halves the map again, which costs little and widens
-    what a position sees; an exit after few layers needs that most.
+    head computes one position in sixteen. Each convolution after the first halves the map again,
+    which costs little and widens what a position sees; an exit after few layers needs that most.
 
     Args:
         channels: Output channels of each convolution.
@@ -83,21 +82,21 @@ class Convolutional:
 
     def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """See `Head.build`."""
-        if len(feature_shape) != 4 or min(feature_shape[2:]) < max(3, self.stride):
+        if len(feature_shape) != 4 or min(feature_shape[2:]) < self.stride:
             raise ModelError(
                 "a convolutional head does not fit this feature",
-                wanted=f"[N, C, H, W] with H and W of at least 3 and stride={self.stride}",
+                wanted=f"[N, C, H, W] with H and W of at least stride={self.stride}",
                 given=f"shape {feature_shape}",
                 where=repr(self),
                 hint="use a smaller stride, or heads.Pooled()",
             )
         layers: list[nn.Module] = []
-        in_channels, stride, padding = feature_shape[1], self.stride, 0
+        in_channels, stride = feature_shape[1], self.stride
         for out_channels in self.channels:
             layers += [
-                nn.Conv2d(in_channels, out_channels, 3, stride, padding, bias=False),
+                nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
                 nn.BatchNorm2d(out_channels),
                 nn.ReLU(),
             ]
-            in_channels, stride, padding = out_channels, 2, 1
+            in_channels, stride = out_channels, 2
         return nn.Sequential(*layers, GlobalMean(), nn.Linear(in_channels, num_classes))

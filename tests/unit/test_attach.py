@@ -101,7 +101,7 @@ def test_a_module_that_returns_no_logits() -> None:
 
 
 def test_a_convolutional_head_on_a_map_that_is_too_small() -> None:
-    with pytest.raises(ModelError, match="at least 3 and stride=16"):
+    with pytest.raises(ModelError, match="at least stride=16"):
         attach_exits(Small(), {"first": heads.Convolutional(stride=16)}, example=IMAGE)
 
 
