@@ -8,18 +8,13 @@ stored once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
-from edgeexit.backends.integer_ops import (
-    is_dequantize,
-    is_quantize,
-    parameters_of,
-    shape_of,
-)
+from edgeexit.backends.integer_ops import shape_of
 from edgeexit.backends.silence import silenced
 from edgeexit.errors import LoweringError
 from edgeexit.types import Artifact, Segment
@@ -74,31 +69,58 @@ def _for_xnnpack(module: GraphModule) -> GraphModule:
     module = copy.deepcopy(module)
     for node in list(module.graph.nodes):
         if node.target is _ATEN.mean.dim:
-            _keep_mean_dims(module, node)
+            _mean_of_a_map(module.graph, node)
     module.graph.lint()
     module.recompile()
     return module
 
 
-def _keep_mean_dims(module: GraphModule, node: Node) -> None:
-    """The partitioner takes a mean only if it keeps its dimensions; a view drops them after it."""
-    if len(node.args) > 2 and node.args[2]:
-        return
-    (quantize,) = node.users
-    shape = shape_of(node)
-    node.args = (*node.args[:2], True)
-    graph = module.graph
-    parameters = quantize.args[1:]
-    with graph.inserting_after(quantize):
-        ops = torch.ops.quantized_decomposed
-        opened = graph.call_function(
-            ops.dequantize_per_tensor.default, (quantize, *parameters)
+def _mean_of_a_map(graph: Graph, node: Node) -> None:
+    """A mean that the partitioner takes: over both directions of a map, which it keeps.
+
+    A mean of tokens [N, T, C] becomes one of a map [N, C, T, 1]; a view gives the result its shape.
+    All that is added moves int8 values and changes none.
+    """
+    source, shape = node.args[0], shape_of(node)
+    assert isinstance(source, Node)
+    rank = len(shape_of(source))
+    dims = {dim % rank for dim in node.args[1]}  # type: ignore[union-attr, operator]
+    if rank == 3 and dims == {1}:
+        num_tokens, num_channels = shape_of(source)[1:]
+        turned = _moved(graph, node, source, _ATEN.permute.default, [0, 2, 1])
+        source = _moved(
+            graph, node, turned, _ATEN.view.default, [shape[0], num_channels, num_tokens, 1]
         )
+        dims = {2, 3}
+    if rank == 4 and len(node.args) > 2 and node.args[2]:
+        return
+    node.args = (source, sorted(dims), True)
+    (quantize,) = node.users
+    readers = list(quantize.users)
+    with graph.inserting_after(quantize):
+        opened = graph.call_function(_ops().dequantize_per_tensor.default,
+                                     (quantize, *quantize.args[1:]))
     with graph.inserting_after(opened):
         view = graph.call_function(_ATEN.view.default, (opened, list(shape)))
     with graph.inserting_after(view):
-        closed = graph.call_function(ops.quantize_per_tensor.default, (view, *parameters))
-    quantize.replace_all_uses_with(closed, delete_user_cb=lambda user: user is not opened)
+        closed = graph.call_function(quantize.target, (view, *quantize.args[1:]))  # type: ignore[arg-type]
+    for reader in readers:
+        reader.replace_input_with(quantize, closed)
+
+
+def _moved(
+    graph: Graph, before: Node, opened: Node, target: Callable[..., Any], numbers: list[int]
+) -> Node:
+    """A dequantize node whose int8 value is that of ``opened``, moved by ``target``."""
+    parameters = opened.args[1:]
+    with graph.inserting_before(before):
+        moved = graph.call_function(target, (opened, numbers))
+        closed = graph.call_function(_ops().quantize_per_tensor.default, (moved, *parameters))
+        return graph.call_function(_ops().dequantize_per_tensor.default, (closed, *parameters))
+
+
+def _ops() -> Any:
+    return torch.ops.quantized_decomposed
 
 
 def _check_delegated(graph: Any, method: str) -> None:
@@ -113,7 +135,12 @@ def _check_delegated(graph: Any, method: str) -> None:
         raise LoweringError(
             "XNNPACK does not take an op",
             wanted="a network that its delegate runs from end to end",
-            given=", ".join(sorted({str(node.target) for node in left})),
+            given=", ".join(sorted({_name(node) for node in left})),
             where=f"method {method!r}",
             hint="compile for the tflite backend alone, or replace the op",
         )
+
+
+def _name(node: Any) -> str:
+    target = node.target
+    return str(target.name()) if hasattr(target, "name") and callable(target.name) else str(target)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -98,7 +99,7 @@ class _Lowering:
             elif is_quantize(node):
                 self._lower_group(node)
         outputs = [self.values[node] for node in self.module.graph.output_node().args[0]]  # type: ignore[index, union-attr]
-        return to_bytes(self.tensors, self.ops, inputs, outputs)
+        return to_bytes(*without_idle_moves(self.tensors, self.ops, inputs, outputs))
 
     def _lower_group(self, quantize: Node) -> None:
         """Lowers the op that ends in ``quantize``, with its activation."""
@@ -282,6 +283,72 @@ class _Lowering:
             data=data,
         )
         return kernel, [self.add(tensor)]
+
+
+def without_idle_moves(
+    tensors: Sequence[FileTensor],
+    ops: Sequence[FileOp],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+) -> tuple[list[FileTensor], list[FileOp], list[int], list[int]]:
+    """Joins a TRANSPOSE that follows another, and drops what nobody reads.
+
+    Two in a row become one, or a RESHAPE to the shape that is there already where they cancel out;
+    a RESHAPE reads past another one. Tensors are numbered anew, in the order of the ops.
+    """
+    made = {op.outputs[0]: op for op in ops}
+    joined: list[FileOp] = []
+    for op in ops:
+        before = made.get(op.inputs[0])
+        if op.code == "TRANSPOSE" and before is not None and before.code == "TRANSPOSE":
+            first, second = (_numbers(tensors, each) for each in (before, op))
+            order = [first[dim] for dim in second]
+            op = replace(op, inputs=(before.inputs[0], op.inputs[1]))
+            if order == list(range(len(order))):
+                shape = tensors[op.outputs[0]].shape
+                op = replace(op, code="RESHAPE", options_table="ReshapeOptions")
+            tensors = _with_numbers(tensors, op, shape if op.code == "RESHAPE" else order)
+        if op.code == "RESHAPE":
+            before = made.get(op.inputs[0])
+            if before is not None and before.code == "RESHAPE":
+                op = replace(op, inputs=(before.inputs[0], op.inputs[1]))
+        made[op.outputs[0]] = op
+        joined.append(op)
+    needed = set(outputs)
+    for op in reversed(joined):
+        if needed & set(op.outputs):
+            needed |= set(op.inputs)
+    kept = [op for op in joined if needed & set(op.outputs)]
+    numbers = {old: new for new, old in enumerate(sorted(needed | set(inputs)))}
+    return (
+        [tensors[old] for old in numbers],
+        [
+            replace(
+                op,
+                inputs=tuple(numbers[k] for k in op.inputs),
+                outputs=tuple(numbers[k] for k in op.outputs),
+            )
+            for op in kept
+        ],
+        [numbers[k] for k in inputs],
+        [numbers[k] for k in outputs],
+    )
+
+
+def _numbers(tensors: Sequence[FileTensor], op: FileOp) -> list[int]:
+    data = tensors[op.inputs[1]].data
+    assert data is not None
+    return [int(number) for number in data]
+
+
+def _with_numbers(
+    tensors: Sequence[FileTensor], op: FileOp, numbers: Sequence[int]
+) -> list[FileTensor]:
+    """The tensors, the second input of ``op`` with other values."""
+    changed = list(tensors)
+    old = changed[op.inputs[1]]
+    changed[op.inputs[1]] = replace(old, data=np.array(numbers, np.int32), shape=(len(numbers),))
+    return changed
 
 
 def _activation_code(activation: Node | None) -> int:

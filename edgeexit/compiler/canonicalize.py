@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgeexit.backends.integer_ops import get_constant, pair, shape_of
+from edgeexit.backends.integer_ops import get_constant, pair, pool_arguments, shape_of
 from edgeexit.errors import ExportError
 from edgeexit.types import ExportedGraph
 
@@ -57,7 +57,10 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
         _name_padding,
         _fold_batch_norm,
         _global_pool_to_mean,
+        _padding_before_average,
+        _transpose_to_permute,
         _views_without_batch,
+        _tokens_after_permute,
         _mean_without_kept_dims,
     ):
         for node in list(editor.module.graph.nodes):
@@ -227,6 +230,47 @@ def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
     if whole and len(shape_of(source)) == 4:
         args = (source, [2, 3], True)
         editor.replace(node, editor.call(node, _ATEN.mean.dim, args, node))
+
+
+def _padding_before_average(editor: _Editor, node: Node) -> None:
+    """Average pooling that counts its padding, as a pad and a pool: XNNPACK has no other way."""
+    if node.target is not _ATEN.avg_pool2d.default:
+        return
+    arguments = pool_arguments(node)
+    rows, columns = arguments.padding
+    if arguments.ceil_mode or not arguments.counts_padding or arguments.padding == (0, 0):
+        return
+    pads = (node.args[0], [columns, columns, rows, rows])
+    padded = editor.call(node, _ATEN.constant_pad_nd.default, pads, node)
+    args = (padded, list(arguments.kernel), list(arguments.stride), [0, 0], False, True,
+            arguments.divisor)
+    editor.replace(node, editor.call(node, _ATEN.avg_pool2d.default, args, node))
+
+
+def _transpose_to_permute(editor: _Editor, node: Node) -> None:
+    if node.target is not _ATEN.transpose.int:
+        return
+    rank = len(shape_of(node))
+    order = list(range(rank))
+    first, second = (dim % rank for dim in node.args[1:])  # type: ignore[operator]
+    order[first], order[second] = order[second], order[first]
+    args = (node.args[0], order)
+    editor.replace(node, editor.call(node, _ATEN.permute.default, args, node))
+
+
+def _tokens_after_permute(editor: _Editor, node: Node) -> None:
+    """[N, C, H, W] -> tokens [N, H * W, C] as permute and view; in NHWC memory that moves nothing."""
+    if node.target is not _ATEN.permute.default or list(node.args[1]) != [0, 2, 1]:  # type: ignore[arg-type]
+        return
+    view = node.all_input_nodes[0]
+    if view.target is not _ATEN.view.default or len(view.users) > 1:
+        return
+    source = view.all_input_nodes[0]
+    shape = shape_of(source)
+    if len(shape) == 4 and shape_of(view)[1:] == (shape[1], shape[2] * shape[3]):
+        last = editor.call(node, _ATEN.permute.default, (source, [0, 2, 3, 1]), node)
+        args = (last, [-1, shape[2] * shape[3], shape[1]])
+        editor.replace(node, editor.call(node, _ATEN.view.default, args, node))
 
 
 def _views_without_batch(editor: _Editor, node: Node) -> None:
