@@ -238,6 +238,26 @@ def shape_of(node: Node) -> tuple[int, ...]:
     return tuple(int(size) for size in node.meta["val"].shape)
 
 
+def parameter_groups(module: GraphModule) -> dict[Node, Node]:
+    """Every quantize node -> one that stands for all that must share its parameters."""
+    parent = {node: node for node in module.graph.nodes if is_quantize(node)}
+
+    def root(node: Node) -> Node:
+        while parent[node] is not node:
+            node = parent[node]
+        return node
+
+    for node in list(parent):
+        source = node.args[0]
+        rule = INTEGER_OPS.get(source.target) if isinstance(source, Node) else None
+        if rule is None or not rule.same_parameters:
+            continue
+        for value in activation_inputs(source):  # type: ignore[arg-type]
+            if is_dequantize(value) and value.args[0] in parent:
+                parent[root(value.args[0])] = root(node)  # type: ignore[arg-type]
+    return {node: root(node) for node in parent}
+
+
 @dataclass(frozen=True)
 class PoolArguments:
     """A pooling node's arguments with the defaults filled in; pairs are (height, width)."""

@@ -9,7 +9,6 @@ bit. A tensor may be read by any later segment, not only by the next; earlier lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from torch.fx import Graph, GraphModule, Node
 
@@ -19,20 +18,13 @@ from edgeexit.errors import PartitionError
 from edgeexit.types import Layout, QuantizedGraph, Segment, SegmentSpec, TensorSpec
 
 
-@dataclass(frozen=True)
-class Partition:
-    """The network in pieces, and once more without its early exits."""
-
-    segments: tuple[Segment, ...]
-    static: Segment
-
-
-def partition(graph: QuantizedGraph) -> Partition:
+def partition(graph: QuantizedGraph) -> tuple[tuple[Segment, ...], Segment]:
     """Cuts ``graph`` at its exits.
 
     Returns:
-        One segment for each exit, in order, and the static network: the backbone with its last exit
-        as one piece, whose spec has the model's input and no outputs but the logits.
+        ``(segments, static)``: one segment for each exit, in order, and the static network, which
+        is the backbone with its last exit as one piece: it takes the model's input and gives
+        logits only.
 
     Raises:
         PartitionError: An exit does not depend on the input, or an earlier exit already computed
@@ -79,9 +71,7 @@ def partition(graph: QuantizedGraph) -> Partition:
         )
     last = len(logits) - 1
     whole = {n for n in _needed_for(logits[last]) if n.op == "call_function"} - {model_input}
-    return Partition(
-        tuple(segments), _segment(graph, last, whole, [], logits[last], names, nodes)
-    )
+    return tuple(segments), _segment(graph, last, whole, [], logits[last], names, nodes)
 
 
 def _quantized_input(nodes: Sequence[Node]) -> Node:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,14 +28,14 @@ from edgeexit.backends.integer_ops import (
     is_dequantize,
     is_quantize,
     is_quantize_any,
+    parameter_groups,
     parameters_of,
     set_constant,
 )
+from edgeexit.compiler.samples import raw_input_parameters, real_batches, spread
 from edgeexit.data.types import Preprocessing, Samples
 from edgeexit.errors import QuantizationError
 from edgeexit.types import ExportedGraph, QuantizedGraph
-
-_BATCH = 50  # larger ones fall out of the cache
 
 
 def quantize(
@@ -88,24 +86,6 @@ def _is_fused(node: Node) -> bool:
     return any(fused_activation(source) is node for source in node.all_input_nodes)
 
 
-def spread(samples: Samples, count: int) -> Samples:
-    """At most ``count`` samples, evenly spread over all, in their order."""
-    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
-    return replace(samples, images=samples.images[chosen], labels=samples.labels[chosen])
-
-
-def real_batches(
-    samples: Samples, preprocessing: Preprocessing, size: int = _BATCH
-) -> Iterator[Tensor]:
-    """Raw samples [N, H, W, C] as the network's input, float32 [size, C, H, W] at a time."""
-    offset = np.asarray(preprocessing.offset, dtype=np.float32)
-    multiplier = np.asarray(preprocessing.multiplier, dtype=np.float32)
-    for start in range(0, len(samples), size):
-        raw = samples.images[start : start + size].astype(np.float32)
-        real = (raw - offset) * multiplier
-        yield torch.from_numpy(np.ascontiguousarray(real.transpose(0, 3, 1, 2)))
-
-
 def accuracies(
     graph: QuantizedGraph, samples: Samples, preprocessing: Preprocessing
 ) -> NDArray[np.float64]:
@@ -118,25 +98,6 @@ def accuracies(
             start += len(batch)
             right += [int((logits.argmax(1) == labels).sum()) for logits in graph.module(batch)]
     return right / len(samples)
-
-
-def raw_input_parameters(
-    samples: Samples, preprocessing: Preprocessing
-) -> tuple[float, int] | None:
-    """Scale and zero point with which int8 = uint8 - 128, or None where there are none.
-
-    ``real = (raw - offset) * multiplier`` and ``raw = q + 128`` give ``scale = multiplier`` and
-    ``zero_point = offset - 128``, if the offset is a whole number and the same for all channels.
-    """
-    if samples.images.dtype != np.uint8:
-        return None
-    offsets, multipliers = set(preprocessing.offset), set(preprocessing.multiplier)
-    if len(offsets) != 1 or len(multipliers) != 1:
-        return None
-    (offset,), (multiplier,) = offsets, multipliers
-    if offset != round(offset) or not 0 <= offset <= 255 or multiplier <= 0:
-        return None
-    return float(np.float32(multiplier)), round(offset) - 128
 
 
 def _quantize_with_nncf(module: GraphModule, samples: list[Tensor]) -> GraphModule:
@@ -280,23 +241,3 @@ def _settle_parameters(module: GraphModule, raw_input: tuple[float, int] | None)
 def _set_parameters(quantize_node: Node, scale: float, zero_point: int) -> None:
     for node in (quantize_node, *quantize_node.users):
         node.args = (node.args[0], scale, zero_point, *node.args[3:])
-
-
-def parameter_groups(module: GraphModule) -> dict[Node, Node]:
-    """Every quantize node -> one that stands for all that must share its parameters."""
-    parent = {node: node for node in module.graph.nodes if is_quantize(node)}
-
-    def root(node: Node) -> Node:
-        while parent[node] is not node:
-            node = parent[node]
-        return node
-
-    for node in list(parent):
-        source = node.args[0]
-        rule = INTEGER_OPS.get(source.target) if isinstance(source, Node) else None
-        if rule is None or not rule.same_parameters:
-            continue
-        for value in activation_inputs(source):  # type: ignore[arg-type]
-            if is_dequantize(value) and value.args[0] in parent:
-                parent[root(value.args[0])] = root(node)  # type: ignore[arg-type]
-    return {node: root(node) for node in parent}

@@ -1,0 +1,88 @@
+"""The first look at what the compiler was given, before any minute is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeexit.backends.base import BACKENDS
+from edgeexit.data.types import Splits
+from edgeexit.data.validate import check_samples
+from edgeexit.errors import ArgumentError, DataError, ModelError, StorageError, TargetError
+from edgeexit.nn.model import MultiExitModel
+from edgeexit.runtime.decision import MAX_CLASSES
+from edgeexit.targets import Target
+
+
+def check(
+    model: MultiExitModel,
+    data: Splits,
+    target: Target,
+    backends: Sequence[str],
+    max_accuracy_drop: float,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Raises for whatever is already known to go wrong.
+
+    Raises:
+        ArgumentError: No backend, an unknown one, or a drop that is not a share.
+        TargetError: The target does not take one of the backends.
+        ModelError: The model has no exits, too many classes, or others than the data.
+        DataError: The calibration split is empty, of the wrong shape or dtype, or not finite.
+        StorageError: The output exists, or cannot be written.
+    """
+    if not backends:
+        raise ArgumentError("no backend was named", wanted=f"some of {', '.join(BACKENDS)}")
+    for backend in backends:
+        if backend not in BACKENDS:
+            raise ArgumentError(
+                "unknown backend", wanted=", ".join(BACKENDS), given=repr(backend)
+            )
+        if backend not in target.backends:
+            raise TargetError(
+                f"the target {target.name!r} does not take the backend {backend!r}",
+                wanted=", ".join(target.backends),
+                given=repr(backend),
+            )
+    if not 0 <= max_accuracy_drop <= 1:
+        raise ArgumentError(
+            "the accuracy drop is not a share",
+            wanted="0 to 1; 0.01 is one percentage point",
+            given=f"max_accuracy_drop={max_accuracy_drop}",
+        )
+    if not model.exit_names or not 2 <= model.num_classes <= MAX_CLASSES:
+        raise ModelError(
+            "the network does not classify at exits",
+            wanted=f"at least one exit and 2 to {MAX_CLASSES} classes",
+            given=f"{len(model.exit_names)} exits, {model.num_classes} classes",
+        )
+    if model.num_classes != data.num_classes:
+        raise ModelError(
+            "the network and the data have different classes",
+            wanted=f"{data.num_classes} classes, as {data.name} has",
+            given=f"{model.num_classes} logits at each exit",
+            hint=f"create the network with num_classes={data.num_classes}",
+        )
+    check_samples(data.calibration, where="calibration split", num_classes=data.num_classes)
+    channels = data.calibration.images.shape[-1]
+    for name in ("offset", "multiplier"):
+        numbers = getattr(data.preprocessing, name)
+        if len(numbers) not in (1, channels):
+            raise DataError(
+                f"the preprocessing has the wrong number of values for {name}",
+                wanted=f"1, or {channels} (one for each channel)",
+                given=len(numbers),
+            )
+    check_output(output, overwrite)
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raises `StorageError` where a bundle may not be written."""
+    if output.exists() and not (overwrite and (output / "manifest.json").is_file()):
+        raise StorageError(
+            "the output exists already",
+            wanted="a path where nothing is" if not overwrite else "nothing there, or a bundle",
+            given=output,
+            hint="choose another path, remove it, or overwrite a bundle with overwrite=True",
+        )

@@ -1,0 +1,155 @@
+"""The compiler: this list of passes, in this order, and a check of what each returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgeexit.backends.base import load_backend
+from edgeexit.compiler import golden, verify
+from edgeexit.compiler.bundle import tool_versions, write_bundle
+from edgeexit.compiler.canonicalize import canonicalize
+from edgeexit.compiler.check import check
+from edgeexit.compiler.decisions import decision_for, drops_for
+from edgeexit.compiler.export import export
+from edgeexit.compiler.partition import partition
+from edgeexit.compiler.quantize import quantize
+from edgeexit.compiler.samples import input_spec, real_batches, spread
+from edgeexit.compiler.select import select
+from edgeexit.data.types import Splits
+from edgeexit.nn.model import MultiExitModel
+from edgeexit.runtime.bundle import Bundle
+from edgeexit.runtime.manifest import SCHEMA_VERSION
+from edgeexit.targets import load_target
+from edgeexit.types import Artifact, FileSpec, Manifest, OperatingPoint
+
+NUM_VERIFIED_SAMPLES = 16
+"""Samples on which artifacts are compared with PyTorch, and which become golden vectors."""
+
+
+def compile_model(
+    model: MultiExitModel,
+    *,
+    data: Splits,
+    target: str | Path = "host",
+    output: str | Path,
+    backends: Sequence[str] | None = None,
+    max_accuracy_drop: float = 0.01,
+    name: str | None = None,
+    overwrite: bool = False,
+    num_range_samples: int = 512,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Bundle:
+    """Compiles a multi-exit network into a bundle.
+
+    Args:
+        model: The trained network; it is left as it is.
+        data: Only the calibration split is used.
+        target: Name of a target, or a TOML file of one's own.
+        output: The folder to make, by convention ``NAME.eexit``.
+        backends: Formats to lower to; all that the target takes, if None.
+        max_accuracy_drop: What the operating point ``balanced`` may lose of the accuracy without
+            early exits, on the calibration split; ``accurate`` may lose half of it and ``frugal``
+            three times as much.
+        name: The model's name in the bundle; that of the folder, if None.
+        overwrite: Replace a bundle that is at ``output``.
+        num_range_samples: Samples whose ranges are collected for quantization.
+        progress: Told the name of each pass, how many passes are done, and how many there are.
+
+    Returns:
+        The bundle, opened and checked.
+
+    Raises:
+        CompileError: A pass could not do its work; the subclass and the message say which and why.
+        ModelError: The model does not fit the data.
+        DataError: The calibration split is not usable.
+        TargetError: No such target, or it does not take a backend.
+        EngineError: An engine that selects thresholds is not installed, or failed.
+        StorageError: The output exists, or the disk is full; nothing is left behind.
+    """
+    output = Path(output)
+    device = load_target(target)
+    backends = tuple(dict.fromkeys(device.backends if backends is None else backends))
+    samples = data.calibration
+    begin = _Progress(progress, num_passes=5 + 3 * len(backends))
+
+    begin("check")  # what is known to go wrong goes wrong before any minute is spent
+    check(model, data, device, backends, max_accuracy_drop, output, overwrite)
+    verified = spread(samples, NUM_VERIFIED_SAMPLES)
+    batch = next(real_batches(verified, data.preprocessing, len(verified)))
+
+    begin("export")  # one graph with all exits, each op in one spelling: later passes see no Python
+    exported = canonicalize(export(model, (batch.shape[1], batch.shape[2], batch.shape[3])))
+    verify.exported(exported, model, batch)
+
+    begin("quantize")  # before the cut, so that both sides of it share scale and zero point
+    quantized = quantize(
+        exported, samples, data.preprocessing, num_range_samples=num_range_samples
+    )
+    verify.quantized(quantized)
+
+    begin("partition")  # no integer engine runs a conditional: a piece for each exit instead
+    segments, static = partition(quantized)
+    verify.partitioned(segments, static, quantized, verified, data.preprocessing)
+
+    model_input = input_spec(static.spec.inputs[0], samples, data.preprocessing)
+    decision = decision_for(segments)
+    drops = drops_for(max_accuracy_drop)
+    artifacts: list[Artifact] = []
+    points: dict[str, tuple[OperatingPoint, ...]] = {}
+    for backend in backends:
+        engine = device.engines[backend]
+
+        begin(f"lower to {backend}")  # each piece in the format that an engine executes
+        files = load_backend(backend).lower(segments, static)
+        artifacts += files
+
+        begin(f"verify {backend}")  # against PyTorch on real samples: a wrong artifact stops here
+        verify.lowered(files, segments, static, engine, verified, model_input)
+
+        begin(f"select for {backend}")  # thresholds on the logits that the device will see
+        points[backend] = select(
+            segments,
+            static.spec.macs,
+            files,
+            model_input,
+            decision,
+            data,
+            engine,
+            drops,
+        )
+        verify.selected(points[backend], drops)
+
+    begin("write")  # whole or not at all
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name or output.name.removesuffix(".eexit"),
+        target=device.name,
+        num_classes=model.num_classes,
+        class_names=data.class_names,
+        static_macs=static.spec.macs,
+        static_num_parameters=static.spec.num_parameters,
+        input=model_input,
+        segments=tuple(segment.spec for segment in segments),
+        decision=decision,
+        points=points,
+        artifacts=(),
+        golden=FileSpec("", "", 0),
+        tools=tool_versions(backends),
+    )
+    vectors = golden.vectors(verified, segments, artifacts, device.engines, manifest)
+    return write_bundle(manifest, artifacts, vectors, output, overwrite=overwrite)
+
+
+class _Progress:
+    """Counts passes and tells the caller."""
+
+    def __init__(self, tell: Callable[[str, int, int], None] | None, num_passes: int) -> None:
+        self._tell = tell
+        self._num_passes = num_passes
+        self._num_begun = 0
+
+    def __call__(self, name: str) -> None:
+        if self._tell is not None:
+            self._tell(name, self._num_begun, self._num_passes)
+        self._num_begun += 1
