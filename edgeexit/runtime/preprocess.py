@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from edgeexit.errors import DataError
 from edgeexit.types import InputSpec
 
+# An array, for numpy takes a microsecond to turn an int or a numpy scalar into one.
+_TOP_BIT = np.array(128, np.uint8)
+
 
 class Preprocessor:
     """Turns raw samples of one model into its int8 input; made once, used for each sample.
@@ -44,7 +47,7 @@ class Preprocessor:
 
         Args:
             raw: [H, W, C] or [1, H, W, C], of the raw dtype.
-            out: int8 [1, H, W, C], any strides.
+            out: int8 [H, W, C], any strides.
             out_bytes: The same memory as uint8.
 
         Raises:
@@ -53,10 +56,12 @@ class Preprocessor:
         """
         if type(raw) is not np.ndarray or raw.dtype != self.dtype:
             raw = self._checked_dtype(raw)
-        if raw.shape != self.sample_shape and raw.shape != self._one:
-            raise self._wrong_shape(raw, "")
+        if raw.shape != self.sample_shape:
+            if raw.shape != self._one:
+                raise self._wrong_shape(raw, "")
+            raw = raw[0]
         if self.spec.raw_is_subtraction:
-            np.bitwise_xor(raw, 128, out_bytes)
+            np.bitwise_xor(raw, _TOP_BIT, out_bytes)
         else:
             out[...] = self._affine(raw)
 
@@ -76,7 +81,7 @@ class Preprocessor:
         if raw.shape[1:] != self.sample_shape or raw.ndim != len(self._one):
             raise self._wrong_shape(raw, "N, ")
         if self.spec.raw_is_subtraction:
-            turned: NDArray[np.uint8] = np.bitwise_xor(raw, 128)
+            turned: NDArray[np.uint8] = np.bitwise_xor(raw, _TOP_BIT)
             return turned.view(np.int8)
         return self._affine(raw)
 

@@ -102,7 +102,7 @@ class Session:
             for k, segment in enumerate(self._segments)
         ]
         self._rows = [ByteRows(table) for table in self._tables]
-        model_input = self.engine.stages[0].inputs[0]
+        model_input = self.engine.stages[0].inputs[0][0]
         self._input = (model_input, model_input.view(np.uint8))
         self._steps = self._make_steps()
         self._fast = self._decision.rule == "confidence" and manifest.num_classes <= SCALAR_CLASSES
