@@ -72,16 +72,17 @@ def progress() -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield _LinesOfProgress()
         return
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+        # One bar that is called what is being done; it pulses where the amount is not known.
+        bar = bars.tasks[bars.add_task("", total=None)]
 
         def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=None)
-            bars.update(tasks[what], completed=done, total=total or None)
+            # update() takes a total of None for "as before".
+            bar.total = total or None
+            bars.update(bar.id, description=what, completed=done)
 
         yield report
 
@@ -90,11 +91,11 @@ class _LinesOfProgress:
     """Says each thing once, when it begins."""
 
     def __init__(self) -> None:
-        self.said: set[str] = set()
+        self.last = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self.said:
-            self.said.add(what)
+        if what != self.last:
+            self.last = what
             click.echo(what, err=True)
 
 
