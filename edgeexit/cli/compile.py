@@ -69,6 +69,9 @@ def command(
     MODEL is a network of the zoo (resnet8), a folder made by edgeexit train, or
     package.module:function, called without arguments.
     """
+    from edgeexit.targets import load_target
+
+    load_target(target)  # complains before the seconds that it takes to load the compiler
     with progress() as report:
         report("load the compiler", 0, 0)
         from edgeexit import data

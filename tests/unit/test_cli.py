@@ -15,6 +15,7 @@ from edgeexit.cli import models
 from edgeexit.cli.app import main
 from edgeexit.cli.output import count, duration, percent
 from edgeexit.errors import ArgumentError, CheckpointError, ModelError
+from edgeexit.runtime.bundle import open_bundle
 from edgeexit.types import Result
 
 COMMANDS = ["data", "train", "compile", "inspect", "run", "profile", "targets", "completion"]
@@ -66,8 +67,6 @@ class FakeSession:
     """Leaves at the exit, and with the label, that the first two pixels name."""
 
     def __init__(self, bundle: Path, *, static: bool, operating_point: str, **_: object) -> None:
-        from edgeexit.runtime.bundle import open_bundle
-
         self.bundle = open_bundle(bundle)
         self.static = static
         self.operating_point = None if static else operating_point
@@ -276,6 +275,29 @@ def test_not_a_checkpoint(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "model.json").write_text(content)
     with pytest.raises(CheckpointError, match="not a checkpoint of edgeexit train"):
         models.load_trained(str(tmp_path), weights=None, num_classes=2, in_channels=3)
+
+
+def test_compile_hands_on_what_it_was_told(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path, networks: str
+) -> None:
+    told: dict[str, Any] = {}
+
+    def compile_model(model: Any, **options: Any) -> Any:
+        told.update(options, exits=model.exit_names, calls=[options["progress"]("pass", 1, 2)])
+        return open_bundle(bundle_folder)
+
+    monkeypatch.setattr("edgeexit.compiler.pipeline.compile_model", compile_model)
+    words = ("compile", f"{networks}:good", "--data", grey_data, "-o", "x.eexit")
+    assert "tiny for host" in cli(*words)
+    assert told["backends"] is None
+    assert (told["max_accuracy_drop"], told["overwrite"], told["name"]) == (0.01, False, None)
+    options = ("--backend", "tflite", "--max-accuracy-drop", "0.02", "--overwrite", "--name", "net")
+    assert cli.json(*words, *options)["name"] == "tiny"
+    assert "pass" in cli.err
+    assert (told["backends"], told["name"], told["overwrite"]) == (("tflite",), "net", True)
+    assert (told["max_accuracy_drop"], told["target"]) == (0.02, "host")
+    assert (str(told["output"]), told["exits"]) == ("x.eexit", ("0", "final"))
+    assert cli.json(*words, "--target", "hots", code=1)["error"] == "TargetError"
 
 
 NETWORKS = """
