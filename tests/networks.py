@@ -40,7 +40,10 @@ class Residual(Exits):
         self.wide = nn.ModuleList([nn.Conv2d(c, d, 3, s, 1) for c, d, s in self.stages])
         self.short = nn.ModuleList([nn.Conv2d(c, d, 1, s) for c, d, s in self.stages])
         self.heads = nn.ModuleList(
-            [nn.Sequential(conv(d, 8, stride=2), Mean(), nn.Linear(8, 5)) for _, d, _ in self.stages]
+            [
+                nn.Sequential(conv(d, 8, stride=2), Mean(), nn.Linear(8, 5))
+                for _, d, _ in self.stages
+            ]
         )
 
     stages = ((8, 8, 1), (8, 16, 2), (16, 16, 2))
@@ -190,7 +193,8 @@ def network(name: str, seed: int = 0) -> Exits:
     model = NETWORKS[name]()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -1,8 +1,8 @@
 """Lowers all segments to one ``model.pte``: a method for each, everything in XNNPACK's delegate.
 
-Methods are called ``segment_0``, ``segment_1``, ... and ``static``. They take and return int8, so that the
-(de)quantization at both ends of a segment is part of the delegate. Weights that several methods use are
-stored once.
+Methods are called ``segment_0``, ``segment_1``, ... and ``static``. They take and return int8, so
+that the (de)quantization at both ends of a segment is part of the delegate. Weights that several
+methods use are stored once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from edgeexit.backends.integer_ops import shape_of
+from edgeexit.backends.integer_ops import args_of, shape_of
 from edgeexit.backends.silence import silenced
 from edgeexit.errors import LoweringError
 from edgeexit.types import Artifact, Segment
@@ -24,7 +24,7 @@ STATIC_METHOD = "static"
 
 
 def lower(segments: Sequence[Segment], static: Segment) -> Sequence[Artifact]:
-    """One file with a method for each segment and one for the static network. See `base.Backend`."""
+    """One file: a method for each segment, one for the static network. See `base.Backend`."""
     named: dict[str, tuple[int | None, Segment]] = {
         f"segment_{index}": (index, segment) for index, segment in enumerate(segments)
     }
@@ -84,7 +84,7 @@ def _mean_of_a_map(graph: Graph, node: Node) -> None:
     source, shape = node.args[0], shape_of(node)
     assert isinstance(source, Node)
     rank = len(shape_of(source))
-    dims = {dim % rank for dim in node.args[1]}  # type: ignore[union-attr, operator]
+    dims = {dim % rank for dim in args_of(node)[1]}
     if rank == 3 and dims == {1}:
         num_tokens, num_channels = shape_of(source)[1:]
         turned = _moved(graph, node, source, _ATEN.permute.default, [0, 2, 1])
@@ -98,12 +98,15 @@ def _mean_of_a_map(graph: Graph, node: Node) -> None:
     (quantize,) = node.users
     readers = list(quantize.users)
     with graph.inserting_after(quantize):
-        opened = graph.call_function(_ops().dequantize_per_tensor.default,
-                                     (quantize, *quantize.args[1:]))
+        opened = graph.call_function(
+            _ops().dequantize_per_tensor.default, (quantize, *quantize.args[1:])
+        )
     with graph.inserting_after(opened):
         view = graph.call_function(_ATEN.view.default, (opened, list(shape)))
     with graph.inserting_after(view):
-        closed = graph.call_function(quantize.target, (view, *quantize.args[1:]))  # type: ignore[arg-type]
+        closed = graph.call_function(
+            _ops().quantize_per_tensor.default, (view, *args_of(quantize)[1:])
+        )
     for reader in readers:
         reader.replace_input_with(quantize, closed)
 

@@ -1,7 +1,7 @@
 """The ops that edgeexit makes integer, and what each demands of the numbers around it.
 
-This table is what the quantizer annotates, what the verifier checks and what every backend must lower:
-a new op is a row here and one lowering in each backend.
+This table is what the quantizer annotates, what the verifier checks and what every backend must
+lower: a new op is a row here and one lowering in each backend.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _refuse_conv(node: Node) -> str | None:
 
 
 def _refuse_mean(node: Node) -> str | None:
-    dims, rank = node.args[1], node.args[0].meta["val"].ndim  # type: ignore[union-attr]
-    if not dims or any(dim % rank == 0 for dim in dims):  # type: ignore[union-attr, operator]
+    dims, rank = args_of(node)[1], args_of(node)[0].meta["val"].ndim
+    if not dims or any(dim % rank == 0 for dim in dims):
         return "it averages over the batch"
     return None
 
@@ -80,14 +80,14 @@ def _refuse_pad(node: Node) -> str | None:
         mode, value = "constant", node.args[2] if len(node.args) > 2 else None
     if mode != "constant" or value not in (None, 0, 0.0):
         return f"mode={mode!r}, value={value}; only zeros can be padded"
-    if any(amount < 0 for amount in node.args[1]):  # type: ignore[union-attr, operator]
+    if any(amount < 0 for amount in args_of(node)[1]):
         return "negative padding"
     return None
 
 
 def _refuse_softmax(node: Node) -> str | None:
     rank = node.meta["val"].ndim
-    if rank == 4 or node.args[1] % rank != rank - 1:  # type: ignore[operator]
+    if rank == 4 or args_of(node)[1] % rank != rank - 1:
         return "it is not over the last dimension of at most three"
     return None
 
@@ -106,8 +106,8 @@ def _refuse_elementwise(node: Node) -> str | None:
 
 
 def _refuse_concatenation(node: Node) -> str | None:
-    dim = node.args[1] if len(node.args) > 1 else 0
-    return "it joins along the batch" if dim % node.meta["val"].ndim == 0 else None  # type: ignore[operator]
+    dim = args_of(node)[1] if len(node.args) > 1 else 0
+    return "it joins along the batch" if dim % node.meta["val"].ndim == 0 else None
 
 
 def _refuse_clamp(node: Node) -> str | None:
@@ -115,13 +115,13 @@ def _refuse_clamp(node: Node) -> str | None:
 
 
 def _refuse_view(node: Node) -> str | None:
-    sizes = node.args[1]
-    return None if sizes[0] == -1 else "it changes the size of the batch"  # type: ignore[index]
+    sizes = args_of(node)[1]
+    return None if sizes[0] == -1 else "it changes the size of the batch"
 
 
 def _refuse_permute(node: Node) -> str | None:
-    order = node.args[1]
-    return None if order[0] == 0 else "it moves the batch"  # type: ignore[index]
+    order = args_of(node)[1]
+    return None if order[0] == 0 else "it moves the batch"
 
 
 INTEGER_OPS: dict[object, IntegerOp] = {
@@ -143,6 +143,11 @@ INTEGER_OPS: dict[object, IntegerOp] = {
     _ATEN.view.default: IntegerOp(same_parameters=True, refusal=_refuse_view),
     _ATEN.permute.default: IntegerOp(same_parameters=True, refusal=_refuse_permute),
 }
+
+
+def args_of(node: Node) -> tuple[Any, ...]:
+    """The arguments of a node; what each may be is for the op to say."""
+    return node.args
 
 
 def is_activation(node: Node) -> bool:
@@ -168,9 +173,9 @@ def fused_activation(node: Node) -> Node | None:
 def activation_inputs(node: Node) -> tuple[Node, ...]:
     """The tensors that an op reads as values: not its weight, not its bias."""
     if node.target is _ATEN.cat.default:
-        return tuple(dict.fromkeys(node.args[0]))  # type: ignore[arg-type]
+        return tuple(dict.fromkeys(args_of(node)[0]))
     if INTEGER_OPS[node.target].weight is not None:
-        return (node.args[0],)  # type: ignore[return-value]
+        return (args_of(node)[0],)
     return tuple(dict.fromkeys(arg for arg in node.args if isinstance(arg, Node)))
 
 
@@ -198,7 +203,7 @@ def is_dequantize(node: Node) -> bool:
 
 def parameters_of(node: Node) -> tuple[float, int]:
     """Scale and zero point of a (de)quantize node, per tensor."""
-    return float(node.args[1]), int(node.args[2])  # type: ignore[arg-type]
+    return float(args_of(node)[1]), int(args_of(node)[2])
 
 
 def get_constant(module: GraphModule, node: Node) -> Tensor:
@@ -240,7 +245,7 @@ def shape_of(node: Node) -> tuple[int, ...]:
 
 def parameter_groups(module: GraphModule) -> dict[Node, Node]:
     """Every quantize node -> one that stands for all that must share its parameters."""
-    parent = {node: node for node in module.graph.nodes if is_quantize(node)}
+    parent: dict[Node, Node] = {node: node for node in module.graph.nodes if is_quantize(node)}
 
     def root(node: Node) -> Node:
         while parent[node] is not node:
@@ -248,13 +253,13 @@ def parameter_groups(module: GraphModule) -> dict[Node, Node]:
         return node
 
     for node in list(parent):
-        source = node.args[0]
-        rule = INTEGER_OPS.get(source.target) if isinstance(source, Node) else None
+        source: Node = args_of(node)[0]
+        rule = INTEGER_OPS.get(source.target)
         if rule is None or not rule.same_parameters:
             continue
-        for value in activation_inputs(source):  # type: ignore[arg-type]
+        for value in activation_inputs(source):
             if is_dequantize(value) and value.args[0] in parent:
-                parent[root(value.args[0])] = root(node)  # type: ignore[arg-type]
+                parent[root(args_of(value)[0])] = root(node)
     return {node: root(node) for node in parent}
 
 

@@ -1,7 +1,7 @@
 """Keeps third-party compilers quiet, and shows what they said when they fail.
 
-They write to the file descriptors 1 and 2 from Python and from C++, so it is the descriptors that are
-redirected. Whatever else in the process writes to them meanwhile is captured too.
+They write to the file descriptors 1 and 2 from Python and from C++, so it is the descriptors that
+are redirected. Whatever else in the process writes to them meanwhile is captured too.
 """
 
 from __future__ import annotations

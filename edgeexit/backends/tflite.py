@@ -1,9 +1,9 @@
 """Lowers segments to ``.tflite``: int8 throughout, NHWC at the edges and inside.
 
-A segment is read op by op, a dequantize-op-quantize group at a time, and each group becomes one op of
-the file. Four-dimensional tensors lie in NHWC from the start, so that no TRANSPOSE is needed around
-convolutions, pooling or means; one is written only where the network itself orders elements anew, and
-not even there when a linear layer follows whose columns can be ordered instead.
+A segment is read op by op, a dequantize-op-quantize group at a time, and each group becomes one op
+of the file. Four-dimensional tensors lie in NHWC from the start, so that no TRANSPOSE is needed
+around convolutions, pooling or means; one is written only where the network itself orders elements
+anew, and not even there when a linear layer follows whose columns can be ordered instead.
 
 Why not litert-torch: version 0.10 takes no int8 inputs, leaves hardsigmoid and products in float,
 refuses softmax and keeps TRANSPOSE pairs around pooling, concatenation and padding.
@@ -24,6 +24,7 @@ from torch.fx import GraphModule, Node
 
 from edgeexit.backends.integer_ops import (
     INT8_MIN,
+    args_of,
     get_constant,
     is_activation,
     is_constant,
@@ -73,8 +74,8 @@ def physical(shape: Sequence[int]) -> tuple[int, ...]:
 class _Lowering:
     """The tensors and ops of one file, as they come.
 
-    ``values`` maps an int8 node to the number of its tensor. ``columns`` maps a flattened value whose
-    elements lie in the order of NHWC to the (C, H, W) that it had.
+    ``values`` maps an int8 node to the number of its tensor. ``columns`` maps a flattened value
+    whose elements lie in the order of NHWC to the (C, H, W) that it had.
     """
 
     def __init__(self, module: GraphModule, where: str) -> None:
@@ -98,7 +99,7 @@ class _Lowering:
                 inputs.append(self.add_value(node, reader))
             elif is_quantize(node):
                 self._lower_group(node)
-        outputs = [self.values[node] for node in self.module.graph.output_node().args[0]]  # type: ignore[index, union-attr]
+        outputs = [self.values[node] for node in args_of(self.module.graph.output_node())[0]]
         return to_bytes(*without_idle_moves(self.tensors, self.ops, inputs, outputs))
 
     def _lower_group(self, quantize: Node) -> None:
@@ -201,7 +202,9 @@ class _Lowering:
         They are real zeros, or the int8 ``value``.
         """
         tensor = self.tensors[source]
-        shape = [n + before + after for n, (before, after) in zip(tensor.shape, padding, strict=True)]
+        shape = [
+            n + before + after for n, (before, after) in zip(tensor.shape, padding, strict=True)
+        ]
         inputs = [source, self.add_numbers(f"{name}.padding", padding)]
         if value is None or value == tensor.zero_point:
             return self.emit_between("PAD", inputs, shape, f"{name}.padded", "PadOptions")
@@ -238,8 +241,7 @@ class _Lowering:
             return source, _VALID
         size, result = self.tensors[source].shape[1:3], shape_of(node)[2:]
         same = all(
-            out == math.ceil(n / step)
-            and before == max((out - 1) * step + window - n, 0) // 2
+            out == math.ceil(n / step) and before == max((out - 1) * step + window - n, 0) // 2
             for n, out, window, step, before in zip(
                 size, result, span, stride, padding, strict=True
             )
@@ -252,9 +254,7 @@ class _Lowering:
             amounts.append((before, min(before, max((out - 1) * step + window - n - before, 0))))
         return self.padded(source, [*amounts, (0, 0)], node.name, fill), _VALID
 
-    def add_weights(
-        self, node: Node, weight: NDArray[Any], axis: int
-    ) -> tuple[int, list[int]]:
+    def add_weights(self, node: Node, weight: NDArray[Any], axis: int) -> tuple[int, list[int]]:
         """The weight's tensor, and that of the bias in a list (empty without one)."""
         dequantize = cast(Node, node.args[1])
         scales = self.constant(dequantize.args[1]).astype(np.float32)
@@ -363,9 +363,8 @@ def _activation_code(activation: Node | None) -> int:
 
 def _conv(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
     defaults = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
-    source_node, _, _, strides, paddings, dilations, groups = cast(
-        tuple[Any, ...], (*node.args, *defaults[len(node.args) :])
-    )
+    filled: tuple[Any, ...] = (*node.args, *defaults[len(node.args) :])
+    source_node, _, _, strides, paddings, dilations, groups = filled
     stride, padding, dilation = pair(strides), pair(paddings), pair(dilations)
     dequantize = cast(Node, node.args[1])
     weight = low.constant(dequantize.args[0])

@@ -1,8 +1,9 @@
 """Writes a ``.tflite`` file: one subgraph of int8 ops.
 
-The flatbuffer's classes are generated from TFLite's schema and come with ``ai-edge-litert``. Nothing but
-the content decides the bytes: no time, no path, no name but those given. The data of each constant starts
-at a multiple of 16 bytes, which microcontrollers that run the file in place rely on.
+The flatbuffer's classes are generated from TFLite's schema and come with ``ai-edge-litert``.
+Nothing but the content decides the bytes: no time, no path, no name but those given. The data of
+each constant starts at a multiple of 16 bytes, which microcontrollers that run the file in place
+rely on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import flatbuffers
+import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
@@ -165,7 +166,7 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         else:
             self.content = b""
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802
+    def Pack(self, builder: Any) -> int:
         if self.content:
             size = len(self.content)
             builder.StartVector(1, size, _ALIGNMENT)

@@ -1,8 +1,8 @@
 """Pass 8: writes the bundle, whole or not at all.
 
-Everything goes into a folder beside the output, which takes the output's name when it is complete and has
-been opened once. Whatever interrupts that, Ctrl-C included, removes the folder again. The same content
-gives the same bytes: nothing here knows the time or the path.
+Everything goes into a folder beside the output, which takes the output's name when it is complete
+and has been opened once. Whatever interrupts that, Ctrl-C included, removes the folder again. The
+same content gives the same bytes: nothing here knows the time or the path.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from edgeexit.runtime.manifest import to_json
 from edgeexit.types import Artifact, FileSpec, Manifest
 
 GOLDEN = "golden.npz"
+_NPY: Any = np.lib.format
 _TOOLS = ("torch", "torchao", "nncf", "numpy")
 _BACKEND_TOOLS = {"tflite": ("ai-edge-litert",), "executorch": ("executorch",)}
 # The oldest time that a zip file can hold.
@@ -50,7 +51,7 @@ def golden_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0))
+            _NPY.write_array(content, np.ascontiguousarray(array), version=(1, 0))
             entry = zipfile.ZipInfo(f"{name}.npy", _NO_TIME)
             entry.create_system = 3  # or else the operating system is noted
             entry.external_attr = 0o644 << 16

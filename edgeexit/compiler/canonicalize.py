@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgeexit.backends.integer_ops import get_constant, pair, pool_arguments, shape_of
+from edgeexit.backends.integer_ops import args_of, get_constant, pair, pool_arguments, shape_of
 from edgeexit.errors import ExportError
 from edgeexit.types import ExportedGraph
 
@@ -38,8 +38,12 @@ _VIEWS = {
     _ATEN.squeeze.dims,
     _ATEN.squeeze.default,
 }
-_SCALAR_FORMS = {_ATEN.add.Scalar: _ATEN.add.Tensor, _ATEN.mul.Scalar: _ATEN.mul.Tensor,
-                 _ATEN.sub.Scalar: _ATEN.sub.Tensor, _ATEN.div.Scalar: _ATEN.div.Tensor}
+_SCALAR_FORMS: dict[Any, Any] = {
+    _ATEN.add.Scalar: _ATEN.add.Tensor,
+    _ATEN.mul.Scalar: _ATEN.mul.Tensor,
+    _ATEN.sub.Scalar: _ATEN.sub.Tensor,
+    _ATEN.div.Scalar: _ATEN.div.Tensor,
+}
 
 
 def canonicalize(exported: ExportedGraph) -> ExportedGraph:
@@ -95,7 +99,9 @@ class _Editor:
         node.meta["val"] = value
         return node
 
-    def call(self, before: Node, target: Callable[..., Any], args: tuple[Any, ...], like: Node) -> Node:
+    def call(
+        self, before: Node, target: Callable[..., Any], args: tuple[Any, ...], like: Node
+    ) -> Node:
         """A new op that stands for (a part of) ``like``."""
         with self.module.graph.inserting_before(before):
             node = self.module.graph.call_function(target, args)
@@ -112,17 +118,16 @@ class _Editor:
 
 
 def _drop_what_does_nothing(editor: _Editor, node: Node) -> None:
-    if node.target in _DOES_NOTHING:
-        editor.replace(node, node.all_input_nodes[0])
-    elif node.target is _ATEN.dropout.default and node.args[2] is False:
+    is_off = node.target is _ATEN.dropout.default and node.args[2] is False
+    if is_off or node.target in _DOES_NOTHING:
         editor.replace(node, node.all_input_nodes[0])
 
 
 def _scalars_to_constants(editor: _Editor, node: Node) -> None:
-    target = _SCALAR_FORMS.get(node.target, node.target)  # type: ignore[arg-type]
+    target = _SCALAR_FORMS.get(node.target, node.target)
     if target not in _SCALAR_FORMS.values() or node.kwargs:
         return
-    node.target = target  # type: ignore[assignment]
+    node.target = target
     number = node.args[1]
     if target is _ATEN.div.Tensor and isinstance(number, int | float):
         node.target, number = _ATEN.mul.Tensor, 1.0 / number
@@ -188,16 +193,29 @@ def _fold_batch_norm(editor: _Editor, node: Node) -> None:
     if x.target in (_ATEN.conv2d.default, _ATEN.linear.default) and len(x.users) == 1:
         old = editor.value(x.args[1])
         weight = (old * scale.reshape(-1, *[1] * (old.ndim - 1))).float()
-        bias = shift if len(x.args) < 3 or x.args[2] is None else (
-            shift + scale * editor.value(x.args[2])
+        bias = (
+            shift
+            if len(x.args) < 3 or x.args[2] is None
+            else (shift + scale * editor.value(x.args[2]))
         )
-        args = (x.args[0], editor.constant(x, weight), editor.constant(x, bias.float()),
-                *x.args[3:])
-        new = editor.call(x, x.target, args, x)  # type: ignore[arg-type]
+        args = (
+            x.args[0],
+            editor.constant(x, weight),
+            editor.constant(x, bias.float()),
+            *x.args[3:],
+        )
+        new = editor.call(x, x.target, args, x)
     elif len(shape_of(x)) == 4:
         weight = scale.float().reshape(-1, 1, 1, 1)
-        args = (x, editor.constant(node, weight), editor.constant(node, shift.float()),
-                [1, 1], [0, 0], [1, 1], len(scale))
+        args = (
+            x,
+            editor.constant(node, weight),
+            editor.constant(node, shift.float()),
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            len(scale),
+        )
         new = editor.call(node, _ATEN.conv2d.default, args, taken[0] if taken else node)
     else:
         wide = (1, -1, *[1] * (len(shape_of(x)) - 2))
@@ -205,7 +223,9 @@ def _fold_batch_norm(editor: _Editor, node: Node) -> None:
             node, _ATEN.mul.Tensor, (x, editor.constant(node, scale.float().reshape(wide))), node
         )
         new = editor.call(
-            node, _ATEN.add.Tensor, (scaled, editor.constant(node, shift.float().reshape(wide))),
+            node,
+            _ATEN.add.Tensor,
+            (scaled, editor.constant(node, shift.float().reshape(wide))),
             node,
         )
     new.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
@@ -214,7 +234,7 @@ def _fold_batch_norm(editor: _Editor, node: Node) -> None:
 
 
 def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
-    """Pooling of the whole map: every engine has a mean, and it may rescale while a pool may not."""
+    """Pooling of the whole map as a mean, which may rescale while a pool may not."""
     source = node.args[0] if node.args else None
     if not isinstance(source, Node) or source.meta.get("val") is None:
         return
@@ -222,9 +242,12 @@ def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
         whole = shape_of(node)[2:] == (1, 1)
     elif node.target is _ATEN.avg_pool2d.default:
         kernel = pair(node.args[1])
-        whole = kernel == shape_of(source)[2:] and shape_of(node)[2:] == (1, 1) and not (
-            len(node.args) > 3 and any(pair(node.args[3]))
-        ) and not node.kwargs
+        whole = (
+            kernel == shape_of(source)[2:]
+            and shape_of(node)[2:] == (1, 1)
+            and not (len(node.args) > 3 and any(pair(node.args[3])))
+            and not node.kwargs
+        )
     else:
         return
     if whole and len(shape_of(source)) == 4:
@@ -242,8 +265,15 @@ def _padding_before_average(editor: _Editor, node: Node) -> None:
         return
     pads = (node.args[0], [columns, columns, rows, rows])
     padded = editor.call(node, _ATEN.constant_pad_nd.default, pads, node)
-    args = (padded, list(arguments.kernel), list(arguments.stride), [0, 0], False, True,
-            arguments.divisor)
+    args = (
+        padded,
+        list(arguments.kernel),
+        list(arguments.stride),
+        [0, 0],
+        False,
+        True,
+        arguments.divisor,
+    )
     editor.replace(node, editor.call(node, _ATEN.avg_pool2d.default, args, node))
 
 
@@ -252,15 +282,15 @@ def _transpose_to_permute(editor: _Editor, node: Node) -> None:
         return
     rank = len(shape_of(node))
     order = list(range(rank))
-    first, second = (dim % rank for dim in node.args[1:])  # type: ignore[operator]
+    first, second = (dim % rank for dim in args_of(node)[1:])
     order[first], order[second] = order[second], order[first]
     args = (node.args[0], order)
     editor.replace(node, editor.call(node, _ATEN.permute.default, args, node))
 
 
 def _tokens_after_permute(editor: _Editor, node: Node) -> None:
-    """[N, C, H, W] -> tokens [N, H * W, C] as permute and view; in NHWC memory that moves nothing."""
-    if node.target is not _ATEN.permute.default or list(node.args[1]) != [0, 2, 1]:  # type: ignore[arg-type]
+    """[N, C, H, W] -> tokens [N, H * W, C] as permute and view: in NHWC that moves nothing."""
+    if node.target is not _ATEN.permute.default or list(args_of(node)[1]) != [0, 2, 1]:
         return
     view = node.all_input_nodes[0]
     if view.target is not _ATEN.view.default or len(view.users) > 1:
@@ -296,7 +326,7 @@ def _mean_without_kept_dims(editor: _Editor, node: Node) -> None:
     source = node.all_input_nodes[0]
     if source.target is not _ATEN.mean.dim or len(source.users) > 1 or len(source.args) < 3:
         return
-    dims = {dim % 4 for dim in source.args[1]}  # type: ignore[union-attr, operator]
+    dims = {dim % 4 for dim in args_of(source)[1]}
     shape = shape_of(source)
     kept = tuple(size for dim, size in enumerate(shape) if dim not in dims)
     if source.args[2] and shape_of(node) == kept and len(shape) == 4:
@@ -307,7 +337,7 @@ def _mean_without_kept_dims(editor: _Editor, node: Node) -> None:
 def _filled(node: Node, count: int, defaults: tuple[object, ...]) -> tuple[Any, ...]:
     """All ``count`` arguments of a node; ``defaults`` are those of the last ones."""
     missing = count - len(node.args)
-    return (*node.args, *defaults[len(defaults) - missing:])
+    return (*node.args, *defaults[len(defaults) - missing :])
 
 
 def _check_samples_stay_apart(exported: ExportedGraph) -> None:

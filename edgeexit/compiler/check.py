@@ -36,9 +36,7 @@ def check(
         raise ArgumentError("no backend was named", wanted=f"some of {', '.join(BACKENDS)}")
     for backend in backends:
         if backend not in BACKENDS:
-            raise ArgumentError(
-                "unknown backend", wanted=", ".join(BACKENDS), given=repr(backend)
-            )
+            raise ArgumentError("unknown backend", wanted=", ".join(BACKENDS), given=repr(backend))
         if backend not in target.backends:
             raise TargetError(
                 f"the target {target.name!r} does not take the backend {backend!r}",

@@ -1,8 +1,8 @@
 """Pass 1: captures a multi-exit network as one static ATen graph.
 
-The graph keeps its batch of one, but nothing in it may depend on that number, so that later passes can
-run many samples at once. Control flow that depends on data has no place in it: exits are decided
-outside of the graph.
+The graph keeps its batch of one, but nothing in it may depend on that number, so that later passes
+can run many samples at once. Control flow that depends on data has no place in it: exits are
+decided outside of the graph.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def _first_line(exc: Exception) -> str:
 
 
 def _check_outputs(module: GraphModule, model: MultiExitModel) -> None:
-    branches = [n for n in module.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
+    branches = [
+        n for n in module.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)
+    ]
     if branches:
         raise ExportError(
             "the network has a control-flow op",

@@ -1,9 +1,9 @@
 """Golden vectors: a few real samples with the logits and exits that belong to them.
 
-Arrays, in this order: ``inputs`` int8 [N, H, W, C]; ``labels`` int64 [N]; ``logits`` int8 [N, K, C] of the
-quantized graph in PyTorch; then for each backend ``logits_BACKEND`` int8 [N, K, C], of its artifacts in the
-engine that selected its thresholds, and ``exits_BACKEND`` int64 [N], where these samples leave at the
-operating point ``balanced``.
+Arrays, in this order: ``inputs`` int8 [N, H, W, C]; ``labels`` int64 [N]; ``logits`` int8 [N, K, C]
+of the quantized graph in PyTorch; then for each backend ``logits_BACKEND`` int8 [N, K, C], of its
+artifacts in the engine that selected its thresholds, and ``exits_BACKEND`` int64 [N], where these
+samples leave at the operating point ``balanced``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def vectors(
     }
     for backend, points in manifest.points.items():
         own = [artifact for artifact in artifacts if artifact.backend == backend]
-        logits = all_logits(load(engines[backend], own, manifest.segments), manifest.segments, inputs)
+        logits = all_logits(
+            load(engines[backend], own, manifest.segments), manifest.segments, inputs
+        )
         (point,) = (point for point in points if point.name == POINT)
         scores = batch_scores(logits, manifest.decision)
         arrays[f"logits_{backend}"] = logits

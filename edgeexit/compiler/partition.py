@@ -1,9 +1,10 @@
 """Pass 4: cuts the quantized graph at its exits.
 
-Segment k is what exit k needs and no earlier exit computed, found by walking back from the logits. The
-graph is cut between a quantize node and the dequantize nodes that read it, so what crosses is int8 with
-parameters that both sides share, and the chain of segments computes what the uncut graph does, to the
-bit. A tensor may be read by any later segment, not only by the next; earlier logits may too.
+Segment k is what exit k needs and no earlier exit computed, found by walking back from the logits.
+The graph is cut between a quantize node and the dequantize nodes that read it, so what crosses is
+int8 with parameters that both sides share, and the chain of segments computes what the uncut graph
+does, to the bit. A tensor may be read by any later segment, not only by the next; earlier logits
+may too.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from torch.fx import Graph, GraphModule, Node
 
-from edgeexit.compiler.cost import macs_of, num_parameters_of
 from edgeexit.backends.integer_ops import is_dequantize, is_quantize, parameters_of, shape_of
+from edgeexit.compiler.cost import macs_of, num_parameters_of
 from edgeexit.errors import PartitionError
 from edgeexit.types import Layout, QuantizedGraph, Segment, SegmentSpec, TensorSpec
 
@@ -66,9 +67,7 @@ def partition(graph: QuantizedGraph) -> tuple[tuple[Segment, ...], Segment]:
             and node is not logits[index]
             and any(user in later for user in node.users)
         ]
-        segments.append(
-            _segment(graph, index, own, outputs, logits[index], names, nodes)
-        )
+        segments.append(_segment(graph, index, own, outputs, logits[index], names, nodes))
     last = len(logits) - 1
     whole = {n for n in _needed_for(logits[last]) if n.op == "call_function"} - {model_input}
     return tuple(segments), _segment(graph, last, whole, [], logits[last], names, nodes)

@@ -83,9 +83,7 @@ def compile_model(
     verify.exported(exported, model, batch)
 
     begin("quantize")  # before the cut, so that both sides of it share scale and zero point
-    quantized = quantize(
-        exported, samples, data.preprocessing, num_range_samples=num_range_samples
-    )
+    quantized = quantize(exported, samples, data.preprocessing, num_range_samples=num_range_samples)
     verify.quantized(quantized)
 
     begin("partition")  # no integer engine runs a conditional: a piece for each exit instead

@@ -1,8 +1,8 @@
 """Pass 3: makes every value of the graph int8, with NNCF's post-training quantization.
 
-The whole multi-exit graph is quantized at once, so that both sides of a later cut share scale and zero
-point. Bias correction helps some networks and hurts others: both ways are tried and the more accurate
-one on the calibration split is kept.
+The whole multi-exit graph is quantized at once, so that both sides of a later cut share scale and
+zero point. Bias correction helps some networks and hurts others: both ways are tried and the more
+accurate one on the calibration split is kept.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgeexit.backends.silence import silenced
 from edgeexit.backends.integer_ops import (
     INTEGER_OPS,
-    activation_inputs,
+    args_of,
     check_op,
     fused_activation,
     get_constant,
     has_bias,
-    is_dequantize,
     is_quantize,
     is_quantize_any,
     parameter_groups,
     parameters_of,
     set_constant,
 )
+from edgeexit.backends.silence import silenced
 from edgeexit.compiler.samples import raw_input_parameters, real_batches, spread
 from edgeexit.data.types import Preprocessing, Samples
 from edgeexit.errors import QuantizationError
@@ -173,7 +172,7 @@ def _with_biases_of(original: GraphModule, corrected: GraphModule) -> GraphModul
     """
     module = copy.deepcopy(corrected)
     biases = {
-        node.name: get_constant(original, node.args[2])  # type: ignore[arg-type]
+        node.name: get_constant(original, args_of(node)[2])
         for node in original.graph.nodes
         if has_bias(node)
     }

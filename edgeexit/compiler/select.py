@@ -1,7 +1,7 @@
 """Pass 6: picks thresholds on the logits that the device will see.
 
-The artifacts themselves run over the whole calibration split, in the engine that the target names or its
-twin on this machine. Test data has no place here.
+The artifacts themselves run over the whole calibration split, in the engine that the target names
+or its twin on this machine. Test data has no place here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pass 7, and a check after each other pass: what comes out against what went in.
 
-Up to the cut everything is equal to the bit, and compared so. Engines round differently from PyTorch;
-each tolerance below has a name and a reason.
+Up to the cut everything is equal to the bit, and compared so. Engines round differently from
+PyTorch; each tolerance below has a name and a reason.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ FLOAT_REORDERING = 1e-3
 """Share of the logits' range. Folded batch norms multiply in another order than the network."""
 
 KERNEL_ROUNDING_MEAN_LSB = 0.5
-"""Mean difference over a tensor. The engines' fixed-point multipliers round a value that lies close to
-the middle of two integers the other way than PyTorch's floats, in a few per cent of all values and most
-often by 1; a wrong layout, scale or weight moves most values by many."""
+"""Mean difference over a tensor. The engines' fixed-point multipliers round a value that lies close
+to the middle of two integers the other way than PyTorch's floats, in a few per cent of all values
+and most often by 1; a wrong layout, scale or weight moves most values by many."""
 
 KERNEL_ROUNDING_MAX_LSB = 16
-"""Largest difference of a single value. One op differs by 1; an addition that stretches a small operand
-makes 3 of it (seen in residual blocks), and a segment chains several of those."""
+"""Largest difference of a single value. One op differs by 1; an addition that stretches a small
+operand makes 3 of it (seen in residual blocks), and a segment chains several of those."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def exported(graph: ExportedGraph, model: MultiExitModel, batch: Tensor) -> None
     """
     with torch.no_grad():
         given = graph.module(batch)
-    for name, wanted, got in zip(graph.exit_names, example_logits(model, batch), given, strict=True):
+    for name, wanted, got in zip(
+        graph.exit_names, example_logits(model, batch), given, strict=True
+    ):
         allowed = FLOAT_REORDERING * max(float(wanted.max() - wanted.min()), 1e-6)
         difference = float((wanted - got).abs().max())
         if not difference <= allowed:
@@ -208,9 +210,7 @@ def lowered(
     return differences
 
 
-def _as_device(
-    value: Tensor, spec: TensorSpec, artifacts: Sequence[Artifact]
-) -> NDArray[np.int8]:
+def _as_device(value: Tensor, spec: TensorSpec, artifacts: Sequence[Artifact]) -> NDArray[np.int8]:
     """An int8 tensor in the layout of the artifacts."""
     array: NDArray[np.int8] = value.numpy()
     if spec.layout == "NHWC" and artifacts[0].layout == "NHWC":
