@@ -176,6 +176,29 @@ class ByteRows(dict[int, Callable[[int], int]]):
         return self[largest]
 
 
+class CloseCalls(dict[int, bytes]):
+    """For each largest logit the bytes of those that are too far below it to stop an exit.
+
+    With ``near = z.translate(None, calls[m])``, more than one byte left means that a second class
+    is so close to the largest that its term alone lifts ``S`` above the threshold: the sample
+    stays, and ``S`` need not be added up. One byte or none left decides nothing. ``z`` and ``m``
+    are as in ``ByteRows``.
+
+    Args:
+        table: 256 integers of ``exp_table``, which never rise.
+        threshold: Of the rule ``confidence``.
+    """
+
+    def __init__(self, table: Sequence[int], threshold: int) -> None:
+        super().__init__()
+        self._num_close = sum(1 for entry in table if table[0] + entry > threshold)
+
+    def __missing__(self, largest: int) -> bytes:
+        top = _signed(largest)
+        self[largest] = bytes(b for b in range(256) if top - _signed(b) >= self._num_close)
+        return self[largest]
+
+
 def _signed(byte: int) -> int:
     return byte - 256 if byte > 127 else byte
 

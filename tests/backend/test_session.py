@@ -193,7 +193,8 @@ def test_a_failing_interpreter_is_wrapped(folder: Path) -> None:
     def fail() -> None:
         raise RuntimeError("node 3 failed")
 
-    session._plan = ((*session._plan[0][:1], fail, *session._plan[0][2:]), *session._plan[1:])
+    session._steps[0] = session._steps[0]._replace(invoke=fail)
+    session.select("static")
     with pytest.raises(EngineError, match=r"(?s)litert failed.*chain.eexit.*node 3 failed"):
         session.run(chain.images(1)[0])
     with pytest.raises(EngineError, match="node 3 failed"):

@@ -91,6 +91,36 @@ def test_one_sample_and_many_agree(rule: Rule, num_classes: int) -> None:
     assert labels == [[row.tolist().index(row.max()) for row in sample] for sample in logits]
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_close_call_never_changes_a_decision(scale: float) -> None:
+    table = rules.exp_table(scale)
+    logits = random_logits(200, 1, 10)[:, 0]
+    scores = rules.confidence_sums(logits, np.asarray(table, np.int64)).tolist()
+    num_stopped = 0
+    for threshold in (
+        0,
+        65_535,
+        65_536,
+        65_537,
+        70_000,
+        100_000,
+        131_071,
+        131_072,
+        500_000,
+        ALWAYS,
+    ):
+        calls = rules.CloseCalls(table, threshold)
+        for row, score in zip(logits, scores, strict=True):
+            near = row.tobytes().translate(None, calls[int(row.max()) & 255])
+            if len(near) > 1:
+                assert score > threshold
+                num_stopped += 1
+            # Exactly those are left whose term alone is too much.
+            distances = (int(row.max()) - row.astype(int)).tolist()
+            assert len(near) == sum(65_536 + table[d] > threshold for d in distances)
+    assert num_stopped > 0
+
+
 def test_a_shrinking_batch_keeps_each_samples_patience() -> None:
     logits = random_logits(32, 3, 3)
     spec = without_tables("patience", 3)
