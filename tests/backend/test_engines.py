@@ -136,6 +136,20 @@ def test_without_the_private_wrapper(bundle: Bundle, monkeypatch: pytest.MonkeyP
     assert np.array_equal(given, chain.expected_logits(chain.images(20)))
 
 
+def test_executorch_without_the_private_call(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from executorch.runtime import Method
+
+    # A method that keeps the private one elsewhere, and so has the public call only.
+    monkeypatch.setattr(Method, "__init__", lambda self, inner: setattr(self, "_inner", inner))
+    monkeypatch.setattr(Method, "execute", lambda self, inputs: self._inner(inputs))
+    monkeypatch.setattr(Method, "metadata", property(lambda self: self._inner.method_meta()))
+    engine = load(bundle, "executorch")
+    given = all_logits(engine, bundle.manifest.segments, quantized(bundle, 20))
+    assert np.array_equal(given, chain.expected_logits(chain.images(20)))
+
+
 # ------------------------------------------------------------------ what is not as promised
 
 
