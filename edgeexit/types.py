@@ -8,7 +8,7 @@ compiler and holds PyTorch graphs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -153,9 +153,8 @@ class Manifest:
     tools: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Result:
-    """The answer to one sample.
+class Result(NamedTuple):
+    """The answer to one sample; a tuple, since one is made for every sample.
 
     ``confidence`` is the largest softmax probability at the exit that answered. ``segment_ns`` has
     one wall-clock time for each segment that ran, or is empty when times were not asked for.

@@ -26,6 +26,9 @@ ENGINES: dict[str, EngineInfo] = {
     "litert": EngineInfo("tflite", "ai_edge_litert.interpreter", "litert"),
     "litert_reference": EngineInfo("tflite", "ai_edge_litert.interpreter", "litert"),
     "tflite-runtime": EngineInfo("tflite", "tflite_runtime.interpreter", "tflite-runtime"),
+    "tflite-runtime_reference": EngineInfo(
+        "tflite", "tflite_runtime.interpreter", "tflite-runtime"
+    ),
     "executorch": EngineInfo("executorch", "executorch.runtime", "executorch"),
 }
 
@@ -83,7 +86,7 @@ def load_engine(
         return executorch.load(name, module, parts, num_threads)
     from edgeexit.runtime.engines import litert
 
-    return litert.load(name, module, parts, num_threads, reference=name == "litert_reference")
+    return litert.load(name, module, parts, num_threads, reference=name.endswith("_reference"))
 
 
 def _parts(
