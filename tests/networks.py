@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from edgeexit.compiler.canonicalize import canonicalize
+from edgeexit.compiler.export import export
+from edgeexit.compiler.partition import partition
+from edgeexit.compiler.quantize import quantize
+from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
+from edgeexit.types import ExportedGraph, QuantizedGraph, Segment
 
 NUM_CLASSES = 5
 IMAGE = (3, 16, 16)
@@ -200,3 +210,49 @@ def network(name: str, seed: int = 0) -> Exits:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A network on its way through the first passes."""
+
+    model: Exits
+    exported: ExportedGraph
+    quantized: QuantizedGraph
+    segments: tuple[Segment, ...]
+    static: Segment
+
+
+PREPROCESSING = Preprocessing((128.0,), (1 / 128,))
+
+
+def samples(count: int = 64, seed: int = 0) -> Samples:
+    """Smooth random images; noise alone would leave every mean near zero."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 4, 4, 3))
+    fine = generator.integers(-20, 21, (count, 16, 16, 3))
+    images = np.clip(coarse.repeat(4, axis=1).repeat(4, axis=2) + fine, 0, 255).astype(np.uint8)
+    return Samples(images, generator.integers(0, NUM_CLASSES, count))
+
+
+def splits(count: int = 64) -> Splits:
+    part = samples(count)
+    names = tuple("abcde")
+    return Splits("toy", part, part, part, names, PREPROCESSING, Augmentation(0, False))
+
+
+@cache
+def pieces(name: str) -> Pieces:
+    """A network, quantized on `samples` and cut; made once for all tests."""
+    model = network(name)
+    exported = canonicalize(export(model, IMAGE))
+    quantized = quantize(
+        exported, samples(), PREPROCESSING, num_range_samples=32, num_accuracy_samples=32
+    )
+    return Pieces(model, exported, quantized, *partition(quantized))
+
+
+def int8_images(count: int) -> Tensor:
+    """`samples` as the int8 input, NCHW: uint8 - 128."""
+    images = samples(count).images.astype(np.int16) - 128
+    return torch.from_numpy(images.astype(np.int8).transpose(0, 3, 1, 2).copy())

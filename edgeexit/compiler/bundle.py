@@ -127,7 +127,8 @@ def _storage_error(exc: OSError, output: Path) -> StorageError:
         return StorageError(
             "the disk is full", given=exc.strerror, where=output, hint="make room and try again"
         )
-    if exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
+    was_renaming = exc.filename2 is not None
+    if was_renaming and exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
         return StorageError(
             "somebody else wrote to the output meanwhile", where=output, hint="try another path"
         )

@@ -11,7 +11,7 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.graph import CodeGen
 
@@ -91,3 +91,23 @@ def _check_outputs(module: GraphModule, model: MultiExitModel) -> None:
                 given=f"shape {shape}",
                 where=f"exit {name!r}",
             )
+        if not _sees_input(node):
+            raise ExportError(
+                "an exit does not depend on the input",
+                wanted="logits that are computed from the image",
+                where=f"exit {name!r}",
+                hint="attach the exit to a submodule that processes the image",
+            )
+
+
+def _sees_input(output: Node) -> bool:
+    seen: set[Node] = set()
+    todo = [output]
+    while todo:
+        node = todo.pop()
+        if node.op == "placeholder":
+            return True
+        if node not in seen:
+            seen.add(node)
+            todo += node.all_input_nodes
+    return False

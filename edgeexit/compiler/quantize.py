@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,17 +106,37 @@ def _quantize_with_nncf(module: GraphModule, samples: list[Tensor]) -> GraphModu
         nncf, fx, adapter = _import_nncf()
         from edgeexit.compiler.quantizer import IntegerQuantizer  # torchao is loud when imported
 
-        quantized: GraphModule = fx.quantize_pt2e(
-            module,
-            _SignedWeights(adapter(IntegerQuantizer())),
-            nncf.Dataset(samples),
-            subset_size=len(samples),
-            fast_bias_correction=True,
-            fold_quantize=False,
-            do_copy=True,
-        )
+        with _all_weight_bits():
+            quantized: GraphModule = fx.quantize_pt2e(
+                module,
+                _SignedWeights(adapter(IntegerQuantizer())),
+                nncf.Dataset(samples),
+                subset_size=len(samples),
+                fast_bias_correction=True,
+                fold_quantize=False,
+                do_copy=True,
+            )
         fx.constant_folding.constant_fold(quantized, is_quantize_any)
     return quantized
+
+
+@contextmanager
+def _all_weight_bits() -> Iterator[None]:
+    """Lets the first convolution use all eight bits.
+
+    By default NNCF gives it seven, because x86 processors of before 2019 saturate a sum of two
+    products. None of our engines does, and the first layer needs its bits. ``quantize_pt2e`` hands
+    no such option on.
+    """
+    from nncf.quantization.advanced_parameters import OverflowFix
+    from nncf.quantization.algorithms.min_max.algorithm import MODE_BASED_DEFAULTS
+
+    defaults = MODE_BASED_DEFAULTS[None]
+    known, defaults.overflow_fix = defaults.overflow_fix, OverflowFix.DISABLE
+    try:
+        yield
+    finally:
+        defaults.overflow_fix = known
 
 
 class _SignedWeights:

@@ -1,0 +1,181 @@
+"""Capturing a network, and bringing its graph into the compiler's words."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import IMAGE, NETWORKS, Exits, network
+from torch import Tensor, nn
+
+from edgeexit.compiler.canonicalize import canonicalize
+from edgeexit.compiler.export import export
+from edgeexit.errors import ExportError
+from edgeexit.nn.attach import attach_exits
+from edgeexit.nn.heads import Pooled
+
+
+class OneExit(Exits):
+    num_exits = 1
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.function(x),)
+
+
+def ops(model: Exits) -> list[str]:
+    graph = canonicalize(export(model, IMAGE)).module.graph
+    return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+class Function(nn.Module):
+    """A function of the image that ends in logits."""
+
+    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.function = function
+        self.linear = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.function(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "assorted"])
+def test_canonical_graph_computes_what_the_network_does(name: str) -> None:
+    model = network(name)
+    batch = torch.randn(4, *IMAGE, generator=torch.Generator().manual_seed(1))
+    graph = canonicalize(export(model, IMAGE)).module
+    for wanted, given in zip(model(batch), graph(batch), strict=True):
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_assorted_ops_keep_their_value() -> None:
+    # Its reshape names a batch of one, which the canonical graph takes in any number.
+    model = network("assorted")
+    batch = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(1))
+    wanted = [model(batch[k : k + 1]) for k in range(3)]
+    given = canonicalize(export(model, IMAGE)).module(batch)
+    for index, logits in enumerate(given):
+        reference = torch.cat([each[index] for each in wanted])
+        torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    model = network("dense").train()
+    state = copy.deepcopy(model.state_dict())
+    canonicalize(export(model, IMAGE))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_attached_exits_are_exported_in_order() -> None:
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+    model = attach_exits(backbone, {"0": Pooled()}, example=torch.zeros(1, *IMAGE))
+    graph = export(model, IMAGE)
+    assert graph.exit_names == ("0", "final")
+    assert graph.num_classes == 5
+    assert graph.example_shape == (1, *IMAGE)
+
+
+def test_batch_norms_fold_into_what_is_before_them() -> None:
+    assert not any("norm" in op for op in ops(network("residual")))
+    # In a DenseNet three of them follow a concatenation and become depthwise convolutions.
+    model = network("dense")
+    graph = canonicalize(export(model, IMAGE)).module.graph
+    groups = [n.args[6] for n in graph.nodes if "conv2d" in str(n.target) and len(n.args) > 6]
+    assert groups == [8, 12, 16]
+
+
+def test_global_pooling_and_flatten_become_one_mean() -> None:
+    names = ops(network("dense"))
+    assert names.count("aten.mean.dim") == 3
+    assert not any("pool2d" in op and "max" not in op for op in names)
+    assert not any("view" in op for op in names)
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (lambda x: F.relu6(x), "aten.hardtanh.default"),
+        (lambda x: x.clamp(0, 6), "aten.hardtanh.default"),
+        (lambda x: x.clamp(min=0), "aten.relu.default"),
+        (lambda x: x / 2, "aten.mul.Tensor"),
+        (lambda x: x.transpose(2, 3), "aten.permute.default"),
+        (lambda x: F.avg_pool2d(x, 3, 1, 1), "aten.constant_pad_nd.default"),
+    ],
+)
+def test_one_spelling(function, wanted: str) -> None:  # type: ignore[no-untyped-def]
+    assert wanted in ops(OneExit(Function(function)))
+
+
+def test_control_flow_that_depends_on_data() -> None:
+    def function(x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(ExportError, match="control flow depends on data"):
+        export(OneExit(Function(function)), IMAGE)
+
+
+def test_control_flow_op() -> None:
+    def function(x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y + 1, (x,))
+
+    with pytest.raises(ExportError, match="control-flow op"):
+        export(OneExit(Function(function)), IMAGE)
+
+
+def test_other_shape_than_the_network_takes() -> None:
+    with pytest.raises(ExportError, match="could not be captured") as error:
+        export(network("residual"), (4, 16, 16))
+    assert "RuntimeError" in str(error.value)
+
+
+def test_output_that_is_no_logits() -> None:
+    with pytest.raises(ExportError, match="does not return logits") as error:
+        export(OneExit(nn.Identity()), IMAGE)
+    assert "shape (1, 3, 16, 16)" in str(error.value)
+
+
+def test_samples_that_influence_each_other() -> None:
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0, keepdim=True) + x.mean((1, 2, 3), keepdim=True)
+
+    with pytest.raises(ExportError, match="samples of a batch influence each other"):
+        canonicalize(export(OneExit(Function(Centred())), IMAGE))
+
+
+def test_batch_size_in_the_arithmetic() -> None:
+    def function(x: Tensor) -> Tensor:
+        return x.reshape(3, 1, 16, 16).permute(1, 0, 2, 3)
+
+    with pytest.raises(ExportError, match="number of samples"):
+        canonicalize(export(OneExit(Function(function)), IMAGE))
+
+
+def test_exit_that_does_not_see_the_input() -> None:
+    class Blind(Exits):
+        num_exits = 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant = nn.Parameter(torch.randn(1, 5))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (self.constant * 2,)
+
+    with pytest.raises(ExportError, match="does not depend on the input"):
+        export(Blind(), IMAGE)

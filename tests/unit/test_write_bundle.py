@@ -1,0 +1,159 @@
+"""Writing a bundle: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeexit.compiler import bundle as writer
+from edgeexit.compiler.bundle import golden_bytes, write_bundle
+from edgeexit.errors import StorageError
+from edgeexit.runtime.bundle import open_bundle
+from edgeexit.types import Artifact, Manifest
+
+VECTORS = {"inputs": np.arange(8, dtype=np.int8).reshape(2, 4), "labels": np.array([1, 2])}
+
+
+def artifacts() -> list[Artifact]:
+    files = {0: "segments/0.tflite", 1: "segments/1.tflite", None: "segments/static.tflite"}
+    return [
+        Artifact("tflite", path, path.encode(), ((segment, None),), "NHWC")
+        for segment, path in files.items()
+    ]
+
+
+@pytest.fixture
+def manifest(bundle_folder: Path) -> Manifest:
+    return replace(open_bundle(bundle_folder).manifest, artifacts=())
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_bundle_opens_again(manifest: Manifest, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "a.eexit"
+    bundle = write_bundle(manifest, artifacts(), VECTORS, output)
+    assert bundle.path == output
+    assert left(output.parent) == ["a.eexit"]
+    assert left(output) == ["golden.npz", "manifest.json", "segments"]
+    assert bundle.read(bundle.manifest.artifacts[1]) == b"segments/1.tflite"
+    assert np.array_equal(bundle.golden()["inputs"], VECTORS["inputs"])
+
+
+def test_the_same_bytes_under_any_name(manifest: Manifest, tmp_path: Path) -> None:
+    outputs = [tmp_path / "a.eexit", tmp_path / "other" / "b.eexit"]
+    for output in outputs:
+        write_bundle(manifest, artifacts(), VECTORS, output)
+    files = [
+        {str(p.relative_to(o)): p.read_bytes() for p in o.rglob("*") if p.is_file()}
+        for o in outputs
+    ]
+    assert files[0] == files[1]
+
+
+def test_golden_vectors_are_a_plain_npz() -> None:
+    content = golden_bytes(VECTORS)
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        assert {name: array.tolist() for name, array in arrays.items()} == {
+            name: array.tolist() for name, array in VECTORS.items()
+        }
+    assert b"1980" not in content
+
+
+def test_nothing_is_replaced_unless_asked(manifest: Manifest, tmp_path: Path) -> None:
+    output = tmp_path / "a.eexit"
+    write_bundle(manifest, artifacts(), VECTORS, output)
+    with pytest.raises(StorageError, match="exists already"):
+        write_bundle(manifest, artifacts(), VECTORS, output)
+    changed = replace(manifest, name="renamed")
+    write_bundle(changed, artifacts(), VECTORS, output, overwrite=True)
+    assert open_bundle(output).manifest.name == "renamed"
+    assert "a.eexit" in left(tmp_path)
+    assert not [name for name in left(tmp_path) if name.startswith(".")]
+
+
+def test_overwriting_takes_bundles_only(manifest: Manifest, tmp_path: Path) -> None:
+    output = tmp_path / "photos"
+    output.mkdir()
+    (output / "me.png").write_bytes(b"precious")
+    with pytest.raises(StorageError, match="exists already"):
+        write_bundle(manifest, artifacts(), VECTORS, output, overwrite=True)
+    assert left(output) == ["me.png"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "match"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError, "disk is full"),
+        (OSError(errno.EACCES, "Permission denied"), StorageError, "cannot be written"),
+        (KeyboardInterrupt("by hand"), KeyboardInterrupt, "by hand"),
+    ],
+)
+def test_interrupted_writes_leave_nothing(
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    error: type[BaseException],
+    match: str,
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write = Path.write_bytes
+
+    def fails(path: Path, content: bytes) -> int:
+        if path.name == "1.tflite":
+            raise failure
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    with pytest.raises(error, match=match):
+        write_bundle(manifest, artifacts(), VECTORS, folder / "a.eexit")
+    assert left(folder) == []
+
+
+def test_a_failed_replacement_keeps_the_old_bundle(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out" / "a.eexit"
+    write_bundle(manifest, artifacts(), VECTORS, output)
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(manifest, artifacts(), VECTORS, output, overwrite=True)
+    assert left(output.parent) == ["a.eexit"]
+    assert open_bundle(output).manifest == open_bundle(output).manifest
+
+
+def test_somebody_else_was_faster(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out" / "a.eexit"
+
+    def meanwhile(folder: Path) -> None:
+        output.mkdir()
+        (output / "theirs").write_bytes(b"x")
+
+    monkeypatch.setattr(writer, "open_bundle", meanwhile)
+    with pytest.raises(StorageError, match="somebody else"):
+        write_bundle(manifest, artifacts(), VECTORS, output)
+    assert left(output) == ["theirs"]
+    assert left(output.parent) == ["a.eexit"]
+
+
+def test_output_below_a_file(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_bundle(manifest, artifacts(), VECTORS, tmp_path / "file" / "a.eexit")
