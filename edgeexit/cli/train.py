@@ -67,7 +67,7 @@ _STATE = "resume.safetensors"
     help="Factor on the peak in the second phase.",
 )
 @click.option("--momentum", type=float, default=0.9, show_default=True)
-@click.option("--weight-decay", type=float, default=5e-4, show_default=True)
+@click.option("--weight-decay", type=float, default=2e-4, show_default=True)
 @click.option(
     "--schedule",
     type=click.Choice(["one_cycle", "cosine"]),

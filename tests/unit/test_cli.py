@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import click
 import pytest
 
 from edgeexit import __version__
@@ -367,3 +368,15 @@ def test_numbers_for_people() -> None:
     ]
     assert [duration(n) for n in (None, 86_240, 1_430_000)] == ["-", "86.2 us", "1.43 ms"]
     assert [percent(n) for n in (None, 0.8465)] == ["-", "84.65 %"]
+
+
+def test_train_has_the_defaults_of_its_config() -> None:
+    from dataclasses import fields
+
+    from edgeexit.cli.train import command
+    from edgeexit.training import TrainConfig
+
+    context = click.Context(command)
+    defaults = {option.name: option.get_default(context) for option in command.params}
+    for field in fields(TrainConfig):
+        assert defaults[field.name] == field.default, field.name
