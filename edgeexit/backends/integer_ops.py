@@ -114,7 +114,7 @@ def _refuse_clamp(node: Node) -> str | None:
     return None if is_activation(node) else f"its bounds are {node.args[1:]}; only 0 to 6 is known"
 
 
-def _refuse_view(node: Node) -> str | None:
+def _refuse_reshape(node: Node) -> str | None:
     sizes = args_of(node)[1]
     return None if sizes[0] == -1 else "it changes the size of the batch"
 
@@ -140,7 +140,7 @@ INTEGER_OPS: dict[object, IntegerOp] = {
     _ATEN.softmax.int: IntegerOp(fixed_output=(1 / 256, -128), refusal=_refuse_softmax),
     _ATEN.pad.default: IntegerOp(same_parameters=True, refusal=_refuse_pad),
     _ATEN.constant_pad_nd.default: IntegerOp(same_parameters=True, refusal=_refuse_pad),
-    _ATEN.view.default: IntegerOp(same_parameters=True, refusal=_refuse_view),
+    _ATEN.reshape.default: IntegerOp(same_parameters=True, refusal=_refuse_reshape),
     _ATEN.permute.default: IntegerOp(same_parameters=True, refusal=_refuse_permute),
 }
 

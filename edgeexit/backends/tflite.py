@@ -130,8 +130,12 @@ class _Lowering:
         return len(self.tensors) - 1
 
     def add_value(self, node: Node, parameters: Node) -> int:
-        """A new tensor for the int8 value of ``node``, as ``parameters`` (de)quantizes it."""
-        self.values[node] = self.add_like(node.name, physical(shape_of(node)), parameters)
+        """A new tensor for the int8 value of ``node``, as ``parameters`` (de)quantizes it.
+
+        It is called after the op: the numbers in a quantize node's name differ from run to run.
+        """
+        name = cast(Node, node.args[0]).name if is_quantize(node) else node.name
+        self.values[node] = self.add_like(name, physical(shape_of(node)), parameters)
         return self.values[node]
 
     def add_like(self, name: str, shape: Sequence[int], parameters: Node) -> int:
@@ -518,7 +522,7 @@ def _pad(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
     low.emit("PAD", inputs, quantize, "PadOptions")
 
 
-def _view(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
+def _reshape(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
     source_node = cast(Node, node.args[0])
     before, after = shape_of(source_node), shape_of(node)
     source = low.input(source_node)
@@ -588,6 +592,6 @@ _EMITTERS: dict[object, Callable[[_Lowering, Node, Node, int], None]] = {
     _ATEN.softmax.int: _simple("SOFTMAX", "SoftmaxOptions", beta=1.0),
     _ATEN.pad.default: _pad,
     _ATEN.constant_pad_nd.default: _pad,
-    _ATEN.view.default: _view,
+    _ATEN.reshape.default: _reshape,
     _ATEN.permute.default: _permute,
 }

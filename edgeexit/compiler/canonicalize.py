@@ -1,8 +1,8 @@
 """Pass 2: leaves one spelling of everything that integer kernels compute.
 
 Batch norms disappear (into the convolution or linear layer before them, or into a depthwise 1x1
-convolution where there is none), numbers become constants, global pooling becomes a mean, reshapes
-become views, and what does nothing at inference goes. Float results stay the same up to rounding.
+convolution where there is none), numbers become constants, global pooling becomes a mean, views
+become reshapes, and what does nothing at inference goes. Float results stay the same up to rounding.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _DOES_NOTHING = {
 }
 _VIEWS = {
     _ATEN.view.default,
+    _ATEN._unsafe_view.default,
     _ATEN.reshape.default,
     _ATEN.flatten.using_ints,
     _ATEN.unsqueeze.default,
@@ -63,7 +64,7 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
         _global_pool_to_mean,
         _padding_before_average,
         _transpose_to_permute,
-        _views_without_batch,
+        _reshapes_without_batch,
         _tokens_after_permute,
         _mean_without_kept_dims,
     ):
@@ -293,18 +294,18 @@ def _tokens_after_permute(editor: _Editor, node: Node) -> None:
     if node.target is not _ATEN.permute.default or list(args_of(node)[1]) != [0, 2, 1]:
         return
     view = node.all_input_nodes[0]
-    if view.target is not _ATEN.view.default or len(view.users) > 1:
+    if view.target is not _ATEN.reshape.default or len(view.users) > 1:
         return
     source = view.all_input_nodes[0]
     shape = shape_of(source)
     if len(shape) == 4 and shape_of(view)[1:] == (shape[1], shape[2] * shape[3]):
         last = editor.call(node, _ATEN.permute.default, (source, [0, 2, 3, 1]), node)
         args = (last, [-1, shape[2] * shape[3], shape[1]])
-        editor.replace(node, editor.call(node, _ATEN.view.default, args, node))
+        editor.replace(node, editor.call(node, _ATEN.reshape.default, args, node))
 
 
-def _views_without_batch(editor: _Editor, node: Node) -> None:
-    """Every reshape as a view whose first size is -1, so that it takes any number of samples."""
+def _reshapes_without_batch(editor: _Editor, node: Node) -> None:
+    """Every view as a reshape whose first size is -1, so that it takes any number of samples."""
     if node.target not in _VIEWS:
         return
     source = node.args[0]
@@ -313,15 +314,15 @@ def _views_without_batch(editor: _Editor, node: Node) -> None:
     if before == after:
         editor.replace(node, source)
     elif after and after[0] == before[0] == 1:
-        while source.target is _ATEN.view.default and len(source.users) == 1:
+        while source.target is _ATEN.reshape.default and len(source.users) == 1:
             source = source.all_input_nodes[0]
         args = (source, [-1, *after[1:]])
-        editor.replace(node, editor.call(node, _ATEN.view.default, args, node))
+        editor.replace(node, editor.call(node, _ATEN.reshape.default, args, node))
 
 
 def _mean_without_kept_dims(editor: _Editor, node: Node) -> None:
     """Mean with kept dimensions that a view drops at once, as one mean."""
-    if node.target is not _ATEN.view.default:
+    if node.target is not _ATEN.reshape.default:
         return
     source = node.all_input_nodes[0]
     if source.target is not _ATEN.mean.dim or len(source.users) > 1 or len(source.args) < 3:

@@ -136,15 +136,9 @@ def _segment(
     names: dict[Node, str],
     nodes: Sequence[Node],
 ) -> Segment:
-    inputs = list(
-        dict.fromkeys(
-            source
-            for node in nodes
-            if node in own
-            for source in node.all_input_nodes
-            if source not in own and source.op != "get_attr"
-        )
-    )
+    # In the order of the ops that made them; that of their readers differs from run to run.
+    used = {source for node in own for source in node.all_input_nodes}
+    inputs = [node for node in nodes if node in used - own and node.op != "get_attr"]
     piece = Graph()
     copies: dict[Node, Node] = {}
     for source in inputs:

@@ -133,7 +133,7 @@ def test_exit_that_does_not_see_the_input() -> None:
     made = pieces("residual").quantized
     module = copy.deepcopy(made.module)
     output = module.graph.output_node()
-    first, *others = output.args[0]  # type: ignore[misc]
+    first, *_ = output.args[0]  # type: ignore[misc]
     quantize_node = first.all_input_nodes[0]  # type: ignore[union-attr]
     bias = quantize_node.all_input_nodes[0].args[2]
     quantize_node.replace_input_with(quantize_node.args[0], bias)

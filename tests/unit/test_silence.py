@@ -25,16 +25,18 @@ def test_nothing_comes_through(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_was_said_is_shown_with_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
-    with (
-        pytest.raises(LoweringError, match="the op failed") as error,
-        silenced(LoweringError, "the op failed", where="segment 1"),
-    ):
-        os.write(2, b"E: no kernel")
-        raise KeyError("conv")
+    with pytest.raises(LoweringError, match="the op failed") as error:
+        fail_loudly()
     assert error.value.given == "KeyError: 'conv'\nE: no kernel"
     assert error.value.where == "segment 1"
     assert isinstance(error.value.__cause__, KeyError)
     assert capfd.readouterr() == ("", "")
+
+
+@silenced(LoweringError, "the op failed", where="segment 1")
+def fail_loudly() -> None:
+    os.write(2, b"E: no kernel")
+    raise KeyError("conv")
 
 
 def test_our_own_errors_and_interrupts_pass() -> None:
