@@ -2,7 +2,7 @@
 
 Batch norms disappear (into the convolution or linear layer before them, or into a depthwise 1x1
 convolution where there is none), numbers become constants, global pooling becomes a mean, views
-become reshapes, and what does nothing at inference goes. Float results stay the same up to rounding.
+become reshapes, and what does nothing at inference goes. Results stay the same up to rounding.
 """
 
 from __future__ import annotations
