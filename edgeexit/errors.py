@@ -67,8 +67,11 @@ class EdgeExitError(Exception):
 
     def __str__(self) -> str:
         lines = [self.problem]
-        lines += [f"  {key}: {value}" for key, value in self.facts().items()
-                  if key not in ("error", "problem")]
+        lines += [
+            f"  {key}: {value}"
+            for key, value in self.facts().items()
+            if key not in ("error", "problem")
+        ]
         return "\n".join(lines)
 
 
