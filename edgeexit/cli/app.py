@@ -38,7 +38,7 @@ _COMMANDS = {
 _EXTRAS = {
     "PIL": "images",
     **dict.fromkeys(
-        ("accelerate", "executorch", "litert_torch", "nncf", "safetensors", "torch", "torchao"),
+        ("accelerate", "executorch", "nncf", "safetensors", "torch", "torchao"),
         "compile",
     ),
 }
