@@ -247,7 +247,7 @@ def pieces(name: str) -> Pieces:
     model = network(name)
     exported = canonicalize(export(model, IMAGE))
     quantized = quantize(
-        exported, samples(), PREPROCESSING, num_range_samples=32, num_accuracy_samples=32
+        exported, samples(), PREPROCESSING, num_range_samples=32, num_compared_samples=32
     )
     return Pieces(model, exported, quantized, *partition(quantized))
 

@@ -97,7 +97,7 @@ def test_an_op_that_stays_outside_of_the_delegate() -> None:
 
     exported = canonicalize(export(Wide(), IMAGE))  # type: ignore[arg-type]
     segments, static = partition(
-        quantize(exported, samples(8), PREPROCESSING, num_range_samples=4, num_accuracy_samples=4)
+        quantize(exported, samples(8), PREPROCESSING, num_range_samples=4, num_compared_samples=4)
     )
     with pytest.raises(LoweringError, match="XNNPACK does not take an op") as error:
         lower(segments, static)

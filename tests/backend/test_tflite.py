@@ -194,7 +194,7 @@ def made_of(body: nn.Module) -> tuple[list[str], NDArray[np.int32]]:
     """Op names of a one-exit network, and its differences from PyTorch in LSB."""
     exported = canonicalize(export(Single(body), IMAGE))  # type: ignore[arg-type]
     graph_ = quantize(
-        exported, samples(16), PREPROCESSING, num_range_samples=16, num_accuracy_samples=4
+        exported, samples(16), PREPROCESSING, num_range_samples=16, num_compared_samples=4
     )
     segments, static = partition(graph_)
     (artifact, _) = lower(segments, static)
@@ -291,7 +291,7 @@ def _with_scales(module, node, scale: float):  # type: ignore[no-untyped-def]
 def test_networks_differ_by_their_weights_only() -> None:
     # Same shapes, other seed: the files have the same size and not the same bytes.
     other = canonicalize(export(network("ensemble", seed=1), IMAGE))
-    graph_ = quantize(other, samples(8), PREPROCESSING, num_range_samples=8, num_accuracy_samples=4)
+    graph_ = quantize(other, samples(8), PREPROCESSING, num_range_samples=8, num_compared_samples=4)
     (first, *_), (second, *_) = lower(*partition(graph_)), lowered("ensemble")
     assert len(first.content) == len(second.content)
     assert first.content != second.content

@@ -104,7 +104,7 @@ def cut(model: Exits):  # type: ignore[no-untyped-def]
         samples(8),
         PREPROCESSING,
         num_range_samples=4,
-        num_accuracy_samples=4,
+        num_compared_samples=4,
     )
     return partition(graph)
 
