@@ -18,7 +18,7 @@ from shipped import compiled_bundle, engine_logits, pytorch_logits
 
 from edgeexit import data
 from edgeexit.runtime.bundle import Bundle
-from edgeexit.runtime.decision import RULES, batch_scores
+from edgeexit.runtime.decision import batch_exits, batch_scores
 from edgeexit.runtime.engines import ENGINES
 
 ENGINE_NAMES = ("litert", "litert_reference", "executorch")
@@ -75,10 +75,7 @@ def decide(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The exit and the label of every sample."""
     decision = bundle.manifest.decision
-    scores = batch_scores(logits, decision)
-    limits = np.asarray(thresholds, dtype=np.int64)
-    leaves = scores <= limits if RULES[decision.rule].exits_below else scores >= limits
-    exits = leaves.argmax(axis=1)
+    exits = batch_exits(batch_scores(logits, decision), thresholds, decision.rule)
     return exits, logits[np.arange(len(logits)), exits].argmax(axis=1)
 
 

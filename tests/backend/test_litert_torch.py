@@ -105,7 +105,7 @@ def test_the_shipped_resnet8_gives_the_same_logits_with_fewer_ops() -> None:
     exported = canonicalize(export(zoo.create("resnet8", pretrained="cifar10"), (3, 32, 32)))
     quantized = quantize(
         exported, splits.calibration, splits.preprocessing, num_range_samples=64,
-        num_accuracy_samples=64,
+        num_compared_samples=64,
     )  # fmt: skip
     segments, static = partition(quantized)
     (ours,) = [a for a in lower(segments, static) if a.parts[0][0] is None]
