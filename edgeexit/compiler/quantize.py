@@ -79,6 +79,7 @@ def quantize(
         _settle_parameters(corrected, raw_input_parameters(samples, preprocessing))
         for module in (_with_biases_of(exported.module, corrected), corrected):
             _keep_biases_in_32_bits(module)
+            _round_biases(module)
             divergence = _divergence(wanted, _log_probabilities(module, judges))
             if best is None or divergence < least:
                 best, least = module, divergence
@@ -255,6 +256,20 @@ def _keep_biases_in_32_bits(module: GraphModule) -> None:
             ratio = torch.where(small, scales / smallest, 1.0).reshape(-1, *[1] * (weight.ndim - 1))
             set_constant(module, weight_node.args[0], (weight * ratio).round().to(torch.int8))
             set_constant(module, weight_node.args[1], torch.where(small, smallest, scales))
+
+
+def _round_biases(module: GraphModule) -> None:
+    """Rounds biases to the steps in which integer kernels hold them, input scale * weight scale.
+
+    Left in float, they would move a result across the middle of two integers now and then, and the
+    engines would answer another number than this graph.
+    """
+    for node in module.graph.nodes:
+        if has_bias(node):
+            source, weight_node, bias_node = node.args[:3]
+            steps = get_constant(module, weight_node.args[1]).double() * parameters_of(source)[0]
+            bias = get_constant(module, bias_node).double()
+            set_constant(module, bias_node, ((bias / steps).round() * steps).float())
 
 
 def _settle_parameters(module: GraphModule, raw_input: tuple[float, int] | None) -> None:

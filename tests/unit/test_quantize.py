@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgeexit.backends.integer_ops import (
     get_constant,
+    has_bias,
     is_quantize,
     parameter_groups,
     parameters_of,
@@ -139,6 +140,19 @@ def test_the_same_twice() -> None:
 
 def parameters_list(graph: QuantizedGraph) -> list[tuple[float, int]]:
     return [parameters_of(node) for node in graph.module.graph.nodes if is_quantize(node)]
+
+
+def test_biases_are_whole_steps_as_in_integer_kernels() -> None:
+    module = pieces("residual").quantized.module
+    nodes = [node for node in module.graph.nodes if has_bias(node)]
+    assert len(nodes) > 5
+    for node in nodes:
+        scales = get_constant(module, node.args[1].args[1]).double()
+        steps = get_constant(module, node.args[2]).double() / (
+            scales * parameters_of(node.args[0])[0]
+        )
+        # float32 holds a whole number of steps to seven digits.
+        assert bool(((steps - steps.round()).abs() <= 1e-6 * steps.abs().clamp(min=1)).all())
 
 
 def test_bias_of_a_dead_channel_fits_32_bits() -> None:
