@@ -82,5 +82,5 @@ def check_output(output: Path, overwrite: bool) -> None:
             "the output exists already",
             wanted="a path where nothing is" if not overwrite else "nothing there, or a bundle",
             given=output,
-            hint="choose another path, remove it, or overwrite a bundle (overwrite=True, --overwrite)",
+            hint="choose another path, or overwrite a bundle: --overwrite, overwrite=True",
         )
