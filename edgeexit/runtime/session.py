@@ -117,6 +117,7 @@ class Session:
             for k, segment in enumerate(self._segments)
         ]
         self._rows = [ByteRows(table) for table in self._tables]
+        self._sample_rule = SampleRule(self._decision, len(self._segments))
         model_input = self.engine.stages[0].inputs[0][0]
         self._input = (model_input, model_input.view(np.uint8))
         self._steps = self._make_steps()
@@ -307,7 +308,7 @@ class Session:
 
     def _run_any_rule(self, raw: NDArray[Any], timings: bool) -> Result:
         """What ``run`` does, for each rule and number of classes, and with times."""
-        rule = SampleRule(self._decision, len(self._segments))
+        rule = self._sample_rule  # its state begins anew with exit 0
         below = RULES[self._decision.rule].exits_below
         thresholds = self._thresholds
         segment_ns = []
