@@ -36,6 +36,8 @@ def export(model: MultiExitModel, input_shape: tuple[int, int, int]) -> Exported
             not return logits ``[N, num_classes]`` for each exit.
     """
     frozen = copy.deepcopy(model).eval().cpu().requires_grad_(False)
+    # Training leaves kernels in channels-last memory, which ExecuTorch takes for another layout.
+    frozen = frozen.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros(1, *input_shape)
     with silenced(ExportError, "the network could not be captured as one graph"):
         try:

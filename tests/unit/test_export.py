@@ -179,3 +179,11 @@ def test_exit_that_does_not_see_the_input() -> None:
 
     with pytest.raises(ExportError, match="does not depend on the input"):
         export(Blind(), IMAGE)
+
+
+def test_the_memory_format_of_the_weights_does_not_matter() -> None:
+    model = network("residual").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    constants = export(model, IMAGE).module.state_dict().values()
+    assert len(list(constants)) > 5
+    assert all(value.is_contiguous() for value in constants)
+    assert not all(p.is_contiguous() for p in model.parameters())  # the caller's stays as it was
