@@ -1,4 +1,4 @@
-"""A network that knows nothing of exits, from training to an answer: about three minutes.
+"""A network that knows nothing of exits, from training to an answer: a minute or two.
 
     python examples/own_network.py
 
