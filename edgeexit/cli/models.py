@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeexit.errors import ArgumentError, CheckpointError, EdgeExitError, ModelError, StorageError
+from edgeexit.errors import ArgumentError, CheckpointError, EdgeExitError, ModelError
 
 if TYPE_CHECKING:
     from edgeexit.nn.model import MultiExitModel
@@ -94,18 +94,10 @@ def write_description(folder: Path, model: ModelName) -> None:
     Raises:
         StorageError: The folder cannot be written.
     """
-    path = folder / _DESCRIPTION
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(asdict(model), indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as exc:
-        raise StorageError(
-            "the output folder cannot be written", given=exc.strerror, where=folder
-        ) from exc
-    finally:
-        beside.unlink(missing_ok=True)
+    from edgeexit.training.checkpoint import write_whole
+
+    content = json.dumps(asdict(model), indent=2) + "\n"
+    write_whole(folder / _DESCRIPTION, content.encode())
 
 
 def _read_description(path: Path) -> ModelName:
