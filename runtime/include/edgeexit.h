@@ -1,8 +1,8 @@
 /* edgeexit: runs a network segment by segment and stops at the first exit that is sure.
  *
  * The compiler emits an `ee_model` as constants. The caller owns everything that changes: one
- * session and one arena. The runtime allocates nothing, keeps no globals and needs of the C library
- * nothing at all.
+ * session and one arena. The runtime allocates nothing, keeps no globals and needs of a C library
+ * only what a compiler may call by itself: memset and memcpy.
  *
  *     EE_ALIGNAS(16) static uint8_t arena[ARENA_BYTES];
  *     static ee_session session;
@@ -48,7 +48,7 @@ extern "C" {
 /* With this many int8 features a squared distance, at most bytes * 255^2, still fits int32. */
 #define EE_MAX_FEATURE_BYTES 33025u
 #define EE_TABLE_ENTRIES 256u
-/* What a confidence table holds for a distance of zero, and at most: 1.0 in 16.16 fixed point. */
+/* What a confidence table holds for a distance of zero: 1.0 in 16.16 fixed point. */
 #define EE_TABLE_ONE 65536u
 
 /* The hundreds are groups: 1xx arguments, 2xx model, 3xx memory, 4xx order of calls, 5xx engine. */
@@ -100,8 +100,9 @@ typedef struct {
 typedef struct {
     uint32_t logits_offset; /* bytes into the arena: int8 [num_classes], valid after the segment */
     uint32_t cost;          /* of this segment alone, in the model's cost unit; sums fit 32 bits */
-    const uint32_t *table;  /* CONFIDENCE: EE_TABLE_ENTRIES, each <= EE_TABLE_ONE; else NULL */
-    const int8_t *means;    /* CLASS_MEANS: int8 [num_classes][feature_bytes]; else NULL */
+    /* CONFIDENCE: [EE_TABLE_ENTRIES], beginning with EE_TABLE_ONE and never rising; else NULL. */
+    const uint32_t *table;
+    const int8_t *means; /* CLASS_MEANS: int8 [num_classes][feature_bytes]; else NULL */
     /* CLASS_MEANS: bytes into the arena and size (1 to EE_MAX_FEATURE_BYTES) of the int8 feature,
      * on the scale and zero point of the means; not read by the other rules. */
     uint32_t feature_offset, feature_bytes;
