@@ -89,11 +89,12 @@ class OperatingPoint:
     ``thresholds`` has one integer for each exit, in the unit of the rule; the last is always the
     rule's ``always``. ``macs`` is the mean per sample over the chain, heads included;
     ``macs_saved`` is ``1 - macs / static_macs``. ``engine`` names whose logits were used.
+    ``accuracy`` is None, and ``num_samples`` 0, where a model came without data.
     """
 
     name: str
     thresholds: tuple[int, ...]
-    accuracy: float
+    accuracy: float | None
     exit_rates: tuple[float, ...]
     macs: float
     macs_saved: float
@@ -129,12 +130,49 @@ class FileSpec:
 
 
 @dataclass(frozen=True)
+class LayerSpec:
+    """One step of the C program and the kernel that runs it.
+
+    ``instructions`` is for the core, modelled from counted costs; None where nothing was counted.
+    """
+
+    name: str
+    segment: int
+    kind: str
+    kernel_set: str
+    function: str
+    macs: int
+    constant_bytes: int
+    scratch_bytes: int
+    instructions: float | None
+
+
+@dataclass(frozen=True)
+class FirmwareSpec:
+    """The chain as C, for a core: what ``edgeexit export`` makes a project of.
+
+    ``files`` are the sources that were made for this model; ``sources`` name those of the runtime
+    that it needs, below ``runtime/src`` (``cmsis_nn:NAME`` for one of CMSIS-NN's).
+    ``arena_bytes`` is what the caller has to give; no plan can need less than
+    ``lower_bound_bytes``, the most that is alive at one step.
+    """
+
+    core: str
+    symbol: str
+    files: tuple[FileSpec, ...]
+    sources: tuple[str, ...]
+    arena_bytes: int
+    lower_bound_bytes: int
+    layers: tuple[LayerSpec, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """``manifest.json``, parsed and checked.
 
     ``points`` maps a backend's name to its operating points: they were chosen on the logits of an
     engine of that backend. ``static_macs`` and ``static_num_parameters`` count the backbone with
-    its last exit only.
+    its last exit only. ``firmware`` is there for targets that run C.
     """
 
     schema_version: int
@@ -149,6 +187,7 @@ class Manifest:
     decision: DecisionSpec
     points: dict[str, tuple[OperatingPoint, ...]]
     artifacts: tuple[ArtifactSpec, ...]
+    firmware: FirmwareSpec | None
     golden: FileSpec
     tools: dict[str, str]
 

@@ -66,6 +66,7 @@ def _manifest(files: dict[str, bytes], golden: bytes) -> Manifest:
             ArtifactSpec("tflite", path, _sha256(content), len(content), segment, None, "NHWC")
             for (path, content), segment in zip(files.items(), (0, 1, None), strict=True)
         ),
+        firmware=None,
         golden=FileSpec("golden.npz", _sha256(golden), len(golden)),
         tools={"edgeexit": "0.1.0"},
     )

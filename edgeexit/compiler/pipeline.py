@@ -132,6 +132,7 @@ def compile_model(
         decision=decision,
         points=points,
         artifacts=(),
+        firmware=None,
         golden=FileSpec("", "", 0),
         tools=tool_versions(backends),
     )

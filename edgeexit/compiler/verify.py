@@ -252,12 +252,13 @@ def selected(points: Sequence[OperatingPoint], drops: Mapping[str, float]) -> No
     Raises:
         VerificationError: One does not.
     """
-    static = points[0]
+    promised = points[0].accuracy or 0.0
     for point in points[1:]:
-        if point.accuracy < static.accuracy - drops[point.name] - 1e-12:
+        least = promised - drops[point.name]
+        if point.accuracy is None or point.accuracy < least - 1e-12:
             raise VerificationError(
                 "an operating point loses more accuracy than it promises",
-                wanted=f"at least {static.accuracy - drops[point.name]}",
+                wanted=f"at least {least}",
                 given=point.accuracy,
                 where=f"operating point {point.name!r}",
             )

@@ -93,6 +93,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     content = _read_plain(folder, "manifest.json", manifest_json.MAX_MANIFEST_BYTES)
     bundle = Bundle(folder, manifest_json.from_json(content))
     bundle.read(bundle.manifest.golden)
+    for source in bundle.manifest.firmware.files if bundle.manifest.firmware else ():
+        bundle.read(source)
     for file in {artifact.path: artifact for artifact in bundle.manifest.artifacts}.values():
         bundle.read(file)
     return bundle

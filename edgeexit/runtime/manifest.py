@@ -29,7 +29,9 @@ from edgeexit.types import (
     ArtifactSpec,
     DecisionSpec,
     FileSpec,
+    FirmwareSpec,
     InputSpec,
+    LayerSpec,
     Manifest,
     OperatingPoint,
     SegmentSpec,
@@ -41,6 +43,7 @@ SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_EXITS = 64
 MAX_TENSORS = 64
+MAX_LAYERS = 4096
 MAX_DIMS = 8
 MAX_ELEMENTS = 1 << 28
 MAX_COUNT = 1 << 53
@@ -50,6 +53,7 @@ MAX_POINTS = 64
 MAX_TEXT = 200
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _BACKENDS = ("tflite", "executorch")
 _T = TypeVar("_T")
@@ -144,6 +148,9 @@ def _manifest(document: object) -> Manifest:
         artifacts=_sequence(
             value["artifacts"], "artifacts", 1, len(_BACKENDS) * (MAX_EXITS + 1), _artifact
         ),
+        firmware=None
+        if value["firmware"] is None
+        else _firmware(value["firmware"], "firmware", len(segments)),
         golden=_file(value["golden"], "golden"),
         tools=_tools(value["tools"], "tools"),
     )
@@ -269,12 +276,16 @@ def _point(document: object, where: str, decision: DecisionSpec, num_exits: int)
     return OperatingPoint(
         name=_text(value["name"], f"{where}.name"),
         thresholds=thresholds,
-        accuracy=_share(value["accuracy"], f"{where}.accuracy"),
+        accuracy=None
+        if value["accuracy"] is None
+        else _share(value["accuracy"], f"{where}.accuracy"),
         exit_rates=rates,
         macs=_number(value["macs"], f"{where}.macs", 0, MAX_COUNT),
         macs_saved=_number(value["macs_saved"], f"{where}.macs_saved", -MAX_COUNT, 1),
         dataset=_text(value["dataset"], f"{where}.dataset"),
-        num_samples=_integer(value["num_samples"], f"{where}.num_samples", 1, MAX_COUNT),
+        num_samples=_integer(
+            value["num_samples"], f"{where}.num_samples", value["accuracy"] is not None, MAX_COUNT
+        ),
         engine=_text(value["engine"], f"{where}.engine"),
     )
 
@@ -293,6 +304,45 @@ def _artifact(document: object, where: str) -> ArtifactSpec:
         else _integer(segment, f"{where}.segment", 0, MAX_EXITS - 1),
         method=None if method is None else _file_name(method, f"{where}.method"),
         layout=_choice(value["layout"], f"{where}.layout", ("NHWC", "NCHW", "ND")),
+    )
+
+
+def _firmware(document: object, where: str, num_segments: int) -> FirmwareSpec:
+    value = _object(document, where, FirmwareSpec)
+    return FirmwareSpec(
+        core=_text(value["core"], f"{where}.core"),
+        symbol=_symbol(value["symbol"], f"{where}.symbol"),
+        files=_sequence(value["files"], f"{where}.files", 1, MAX_TENSORS, _file),
+        sources=_sequence(value["sources"], f"{where}.sources", 1, MAX_LAYERS, _source),
+        arena_bytes=_integer(value["arena_bytes"], f"{where}.arena_bytes", 1, MAX_COUNT),
+        lower_bound_bytes=_integer(
+            value["lower_bound_bytes"], f"{where}.lower_bound_bytes", 1, MAX_COUNT
+        ),
+        layers=_sequence(
+            value["layers"],
+            f"{where}.layers",
+            1,
+            MAX_LAYERS,
+            lambda layer, at: _layer(layer, at, num_segments),
+        ),
+    )
+
+
+def _layer(document: object, where: str, num_segments: int) -> LayerSpec:
+    value = _object(document, where, LayerSpec)
+    instructions = value["instructions"]
+    return LayerSpec(
+        name=_symbol(value["name"], f"{where}.name"),
+        segment=_integer(value["segment"], f"{where}.segment", 0, num_segments - 1),
+        kind=_text(value["kind"], f"{where}.kind"),
+        kernel_set=_text(value["kernel_set"], f"{where}.kernel_set"),
+        function=_symbol(value["function"], f"{where}.function"),
+        macs=_integer(value["macs"], f"{where}.macs", 0, MAX_COUNT),
+        constant_bytes=_integer(value["constant_bytes"], f"{where}.constant_bytes", 0, MAX_COUNT),
+        scratch_bytes=_integer(value["scratch_bytes"], f"{where}.scratch_bytes", 0, MAX_COUNT),
+        instructions=None
+        if instructions is None
+        else _number(instructions, f"{where}.instructions", 0, MAX_COUNT),
     )
 
 
@@ -352,11 +402,16 @@ def _check_artifacts(manifest: Manifest) -> None:
     files = {manifest.golden.path: (manifest.golden.sha256, manifest.golden.num_bytes)}
     if manifest.golden.path == "manifest.json":
         _fail("names the manifest itself", "golden.path", "another file", "manifest.json")
+    sources = manifest.firmware.files if manifest.firmware else ()
+    for index, file in enumerate(sources):
+        if file.path in files or file.path == "manifest.json":
+            _fail("names a file twice", f"firmware.files[{index}]", "another file", file.path)
+        files[file.path] = (file.sha256, file.num_bytes)
     seen: dict[str, list[int | None]] = {}
     parts: set[tuple[str, str | None]] = set()
     for index, artifact in enumerate(manifest.artifacts):
         where = f"artifacts[{index}]"
-        if artifact.path in ("manifest.json", manifest.golden.path):
+        if artifact.path in ("manifest.json", manifest.golden.path, *(f.path for f in sources)):
             _fail("names a file that is no artifact", f"{where}.path", "another", artifact.path)
         if (artifact.method is not None) != (artifact.backend == "executorch"):
             _fail("does not fit the backend", f"{where}.method",
@@ -442,6 +497,19 @@ def _file_name(value: object, where: str) -> str:
     name = _text(value, where)
     if not _NAME.match(name):
         _fail("is not a plain name", where, "letters, digits, _ . - and no . first", name)
+    return name
+
+
+def _symbol(value: object, where: str) -> str:
+    name = _text(value, where)
+    if not _SYMBOL.match(name):
+        _fail("is not a C identifier", where, "letters, digits and _, no digit first", name)
+    return name
+
+
+def _source(value: object, where: str) -> str:
+    name = _text(value, where)
+    _path(name.removeprefix("cmsis_nn:"), where)
     return name
 
 

@@ -257,6 +257,7 @@ def write_bundle(
         decision=DecisionSpec(rule, ((exp_table(1.0) if rule == "confidence" else ()),) * 3),
         points={artifact.backend: _points(points) for artifact in artifacts},
         artifacts=tuple(artifacts),
+        firmware=None,
         golden=FileSpec("golden.npz", *_facts(golden.getvalue())),
         tools={},
     )

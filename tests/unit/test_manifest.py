@@ -240,3 +240,61 @@ def test_errors_carry_the_four_facts(document: Document) -> None:
     assert facts["given"] == "1"
     assert facts["where"] == "manifest.json, num_classes"
     assert "compile the model again" in facts["try"]
+
+
+# ------------------------------------------------------------------ the chain as C
+
+
+FIRMWARE: Document = {
+    "core": "cortex-m4",
+    "symbol": "ee_model_tiny",
+    "files": [{"path": "c/ee_model.c", "sha256": "0" * 64, "num_bytes": 1}],
+    "sources": ["ee_runtime.c", "kernels/portable_conv.c", "cmsis_nn:arm_convolve_s8.c"],
+    "arena_bytes": 128,
+    "lower_bound_bytes": 112,
+    "layers": [
+        {
+            "name": "conv_0",
+            "segment": 0,
+            "kind": "Conv2D",
+            "kernel_set": "portable",
+            "function": "ee_conv2d_portable",
+            "macs": 100,
+            "constant_bytes": 36,
+            "scratch_bytes": 0,
+            "instructions": None,
+        }
+    ],
+}
+
+
+def test_firmware_round_trip(document: Document) -> None:
+    document["firmware"] = FIRMWARE
+    manifest = from_json(json.dumps(document).encode())
+    assert manifest.firmware is not None
+    assert manifest.firmware.layers[0].function == "ee_conv2d_portable"
+    assert from_json(to_json(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("symbol", value="a b"), "not a C identifier"),
+        (put("layers", 0, "function", value="1st"), "not a C identifier"),
+        (put("layers", 0, "segment", value=9), "out of range"),
+        (put("sources", 0, value="../secret.c"), "leaves the folder"),
+        (put("sources", 0, value="cmsis_nn:/etc/passwd"), "leaves the folder"),
+        (put("files", 0, "path", value="golden.npz"), "names a file twice"),
+        (put("files", 0, "path", value="manifest.json"), "names a file twice"),
+        (put("files", value=[]), "wrong length"),
+        (put("arena_bytes", value=0), "out of range"),
+    ],
+)
+def test_firmware_that_is_refused(
+    document: Document, change: Callable[[Document], None], message: str
+) -> None:
+    firmware = json.loads(json.dumps(FIRMWARE))
+    change(firmware)
+    document["firmware"] = firmware
+    with pytest.raises(BundleError, match=message):
+        from_json(json.dumps(document).encode())
