@@ -1,20 +1,15 @@
 """Pass 8: writes the bundle, whole or not at all.
 
-Everything goes into a folder beside the output, which takes the output's name when it is complete
-and has been opened once. Whatever interrupts that, Ctrl-C included, removes the folder again. The
-same content gives the same bytes: nothing here knows the time or the path.
+The folder takes its name when it is complete and has been opened once. The same content gives the
+same bytes: nothing here knows the time or the path.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import os
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +21,9 @@ from numpy.typing import NDArray
 from edgeexit._version import __version__
 from edgeexit.compiler.artifacts import artifact_specs
 from edgeexit.compiler.check import check_output
-from edgeexit.errors import StorageError
 from edgeexit.runtime.bundle import Bundle, open_bundle
 from edgeexit.runtime.manifest import to_json
+from edgeexit.storage import write_folder
 from edgeexit.types import Artifact, FileSpec, Manifest
 
 GOLDEN = "golden.npz"
@@ -88,53 +83,5 @@ def write_bundle(
     )
     files = {artifact.path: artifact.content for artifact in artifacts}
     files |= {GOLDEN: golden, "manifest.json": to_json(manifest)}
-    with _beside(output) as folder:
-        for path, content in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
-        open_bundle(folder)
-        if overwrite and output.exists():
-            # A folder cannot replace another in one step: the old one makes room first.
-            old = folder.with_suffix(".old")
-            output.rename(old)
-            try:
-                folder.rename(output)
-            except BaseException:
-                old.rename(output)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            folder.rename(output)
+    write_folder(files, output, replace=overwrite, check=open_bundle)
     return open_bundle(output)
-
-
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """A new folder on the same disk as ``output``, removed at the end if it is still there."""
-    folder = output.parent / f".{output.name}.{os.getpid()}.partial"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-        yield folder
-    except OSError as exc:
-        raise _storage_error(exc, output) from exc
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _storage_error(exc: OSError, output: Path) -> StorageError:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            "the disk is full", given=exc.strerror, where=output, hint="make room and try again"
-        )
-    was_renaming = exc.filename2 is not None
-    if was_renaming and exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
-        return StorageError(
-            "somebody else wrote to the output meanwhile", where=output, hint="try another path"
-        )
-    return StorageError(
-        "the bundle cannot be written",
-        wanted="a folder that may be written to",
-        given=exc.strerror or exc,
-        where=output,
-    )

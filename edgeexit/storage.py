@@ -1,0 +1,80 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from edgeexit.errors import StorageError
+
+
+def write_folder(
+    files: Mapping[str, bytes],
+    output: Path,
+    *,
+    replace: bool = False,
+    check: Callable[[Path], object] | None = None,
+) -> None:
+    """Writes files into a folder beside ``output`` and renames it when it is complete.
+
+    Whatever interrupts that, Ctrl-C included, removes what was written.
+
+    Args:
+        files: Path below the folder -> content.
+        output: The folder to make; its parents are made too.
+        replace: Replace a folder that is there.
+        check: Called with the complete folder before it takes its name; may raise.
+
+    Raises:
+        StorageError: Something is there already, or the disk is full or not writable.
+    """
+    folder = output.parent / f".{output.name}.{os.getpid()}.partial"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        if check is not None:
+            check(folder)
+        _take_name(folder, output, replace)
+    except OSError as exc:
+        raise _storage_error(exc, output) from exc
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_name(folder: Path, output: Path, replace: bool) -> None:
+    if not (replace and output.exists()):
+        folder.rename(output)
+        return
+    # A folder cannot replace another in one step: the old one makes room first.
+    old = folder.with_suffix(".old")
+    output.rename(old)
+    try:
+        folder.rename(output)
+    except BaseException:
+        old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _storage_error(exc: OSError, output: Path) -> StorageError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            "the disk is full", given=exc.strerror, where=output, hint="make room and try again"
+        )
+    was_renaming = exc.filename2 is not None
+    if was_renaming and exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        return StorageError(
+            "somebody else wrote to the output meanwhile", where=output, hint="try another path"
+        )
+    return StorageError(
+        "the output cannot be written",
+        wanted="a folder that may be written to",
+        given=exc.strerror or exc,
+        where=output,
+    )
