@@ -29,6 +29,7 @@ _COMMANDS = {
     "inspect": "Show what a bundle holds.",
     "run": "Run a bundle on a data set or on images.",
     "profile": "Measure a bundle against the network without exits.",
+    "export": "Write a bundle's C as a project for a build system.",
     "targets": "List the devices that can be compiled for.",
     "completion": "Print a script that completes commands in a shell.",
 }
