@@ -18,7 +18,9 @@ from edgeexit.errors import ArgumentError, CheckpointError, ModelError
 from edgeexit.runtime.bundle import open_bundle
 from edgeexit.types import Result
 
-COMMANDS = ["data", "train", "compile", "inspect", "run", "profile", "targets", "completion"]
+COMMANDS = [
+    "data", "train", "compile", "inspect", "run", "profile", "export", "targets", "completion",
+]  # fmt: skip
 
 
 class Cli:
