@@ -165,8 +165,14 @@ def test_completion_in_a_fresh_shell(cli: Cli) -> None:
 
 
 def test_targets(cli: Cli) -> None:
-    assert "host" in cli("targets")
-    assert cli.json("targets")[0]["engines"]["tflite"] == "litert"
+    shown = cli("targets")
+    assert "host" in shown
+    line = next(line for line in shown.splitlines() if "nucleo-u575zi-q" in line)
+    words = "cortex-m33 tflite, c m33 (qemu) 160 MHz 2,048 KiB 768 KiB"
+    assert " ".join(line.split()[1:]) == words
+    told = {target["name"]: target for target in cli.json("targets")}
+    assert told["host"]["engines"]["tflite"] == "litert"
+    assert told["nucleo-u575zi-q"]["cost_profiles"][0]["power_mw"]["mid"] == 23.1
 
 
 def test_data_describe(cli: Cli, grey_data: Path) -> None:
