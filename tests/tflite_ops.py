@@ -90,6 +90,28 @@ class Builder:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
+    def parts(
+        self,
+        rng: np.random.Generator,
+        shapes: Sequence[Sequence[int]],
+        parameters: Sequence[tuple[float, int]],
+    ) -> tuple[int, list[int]]:
+        """One input, and its pieces in other shapes and scales: operands that differ in value."""
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        scale, zero = _scale(rng, 0.02, 0.05), 0
+        source = self.tensor((1, sum(sizes)), scale, zero)
+        pieces, start = [], 0
+        for shape, size, each in zip(shapes, sizes, parameters, strict=True):
+            piece = self.tensor((1, size), scale, zero)
+            bounds = [self.numbers(b) for b in ([0, start], [1, start + size], [1, 1])]
+            self.op("STRIDED_SLICE", [source, *bounds], [piece], "StridedSliceOptions")
+            shaped = self.tensor(shape, scale, zero)
+            self.op("RESHAPE", [piece, self.numbers(list(shape))], [shaped], "ReshapeOptions")
+            pieces.append(self.tensor(shape, *each))
+            self.op("QUANTIZE", [shaped], [pieces[-1]], "QuantizeOptions")
+            start += size
+        return source, pieces
+
     def numbers(self, values: Any) -> int:
         data = np.array(values, np.int32)
         return self.tensor(data.shape, dtype="int32", data=data)
@@ -251,22 +273,27 @@ def binary(
 ) -> bytes:
     """``constant`` is the position of an operand that is one."""
     b = Builder()
-    scales = [_scale(rng), _scale(rng)]
-    tensors = [
-        b.tensor(
-            shape,
-            scale,
-            int(rng.integers(-60, 61)),
-            data=rng.integers(-128, 128, shape).astype(np.int8) if n == constant else None,
-        )
-        for n, (shape, scale) in enumerate(zip(shapes, scales, strict=True))
-    ]
+    scales = [_scale(rng, 0.02, 0.05), _scale(rng, 0.02, 0.05)]
+    zeros = [int(zero) for zero in rng.integers(-60, 61, 2)]
+    if constant is None:
+        source, tensors = b.parts(rng, shapes, list(zip(scales, zeros, strict=True)))
+    else:
+        tensors = [
+            b.tensor(
+                shape,
+                scale,
+                zero,
+                data=rng.integers(-128, 128, shape).astype(np.int8) if n == constant else None,
+            )
+            for n, (shape, scale, zero) in enumerate(zip(shapes, scales, zeros, strict=True))
+        ]
+        source = tensors[1 - constant]
     scale = scales[0] * scales[1] * 60 if kind == "MUL" else max(scales) * rng.uniform(0.7, 2)
     zero = _output_zero(rng, activation)
     output = b.tensor(np.broadcast_shapes(*shapes), float(np.float32(scale)), zero)
     options = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions"}[kind]
     b.op(kind, tensors, [output], options, fusedActivationFunction=activation)
-    return b.finish([t for n, t in enumerate(tensors) if n != constant], [output])
+    return b.finish([source], [output])
 
 
 def pool(
@@ -382,12 +409,12 @@ def reshape(rng: np.random.Generator, shape: Sequence[int], new: Sequence[int]) 
 def concatenation(rng: np.random.Generator, shapes: Sequence[Sequence[int]], axis: int) -> bytes:
     b = Builder()
     scale, zero = _scale(rng), _zero(rng)
-    sources = [b.tensor(shape, scale, zero) for shape in shapes]
+    source, pieces = b.parts(rng, shapes, [(scale, zero)] * len(shapes))
     out = list(shapes[0])
     out[axis] = sum(shape[axis] for shape in shapes)
     output = b.tensor(out, scale, zero)
-    b.op("CONCATENATION", sources, [output], "ConcatenationOptions", axis=axis)
-    return b.finish(sources, [output])
+    b.op("CONCATENATION", pieces, [output], "ConcatenationOptions", axis=axis)
+    return b.finish([source], [output])
 
 
 def strided_slice(
@@ -535,7 +562,7 @@ def _move_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
 
 
 def cases() -> Iterator[tuple[str, bytes]]:
-    """All files, with names that are unique and can be part of a C identifier."""
+    """All files, of one input and output, with names that can be part of a C identifier."""
     rng = np.random.default_rng(7)
     yield from _conv_cases(rng)
     yield from _dense_cases(rng)
