@@ -33,7 +33,9 @@ class IntegerOp:
     """How one ATen op is quantized.
 
     Args:
-        weight: Position of the argument that is a weight, quantized per output channel.
+        weight: Position of the argument that is a weight.
+        scale_for_each_channel: Each output channel of that weight has a scale of its own; else one
+            scale holds for all, which is all that CMSIS-NN's linear layer knows.
         same_parameters: Inputs and output share scale and zero point.
         takes_activation: A ReLU or ReLU6 that is the only user becomes part of the op.
         fixed_output: Scale and zero point that integer kernels prescribe for the output.
@@ -41,6 +43,7 @@ class IntegerOp:
     """
 
     weight: int | None = None
+    scale_for_each_channel: bool = False
     same_parameters: bool = False
     takes_activation: bool = False
     fixed_output: tuple[float, int] | None = None
@@ -125,7 +128,9 @@ def _refuse_permute(node: Node) -> str | None:
 
 
 INTEGER_OPS: dict[object, IntegerOp] = {
-    _ATEN.conv2d.default: IntegerOp(weight=1, takes_activation=True, refusal=_refuse_conv),
+    _ATEN.conv2d.default: IntegerOp(
+        weight=1, scale_for_each_channel=True, takes_activation=True, refusal=_refuse_conv
+    ),
     _ATEN.linear.default: IntegerOp(weight=1, takes_activation=True, refusal=_refuse_conv),
     _ATEN.add.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
     _ATEN.sub.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
@@ -204,6 +209,21 @@ def is_dequantize(node: Node) -> bool:
 def parameters_of(node: Node) -> tuple[float, int]:
     """Scale and zero point of a (de)quantize node, per tensor."""
     return float(args_of(node)[1]), int(args_of(node)[2])
+
+
+def weight_scales(module: GraphModule, dequantize: Node) -> Tensor:
+    """Scales of a weight, float32: one for each output channel, or a single one for all."""
+    scales = args_of(dequantize)[1]
+    return get_constant(module, scales) if isinstance(scales, Node) else torch.tensor([scales])
+
+
+def set_weight_scales(module: GraphModule, dequantize: Node, scales: Tensor) -> None:
+    """Replaces the scales of a weight, as many as there are."""
+    if isinstance(dequantize.args[1], Node):
+        set_constant(module, dequantize.args[1], scales)
+    else:
+        dequantize.update_arg(1, float(scales))
+        module.recompile()
 
 
 def get_constant(module: GraphModule, node: Node) -> Tensor:

@@ -34,6 +34,7 @@ from edgeexit.backends.integer_ops import (
     parameters_of,
     pool_arguments,
     shape_of,
+    weight_scales,
     where_of,
 )
 from edgeexit.backends.tflite_file import FileOp, FileTensor, to_bytes
@@ -261,7 +262,7 @@ class _Lowering:
     def add_weights(self, node: Node, weight: NDArray[Any], axis: int) -> tuple[int, list[int]]:
         """The weight's tensor, and that of the bias in a list (empty without one)."""
         dequantize = cast(Node, node.args[1])
-        scales = self.constant(dequantize.args[1]).astype(np.float32)
+        scales = weight_scales(self.module, dequantize).numpy().astype(np.float32)
         name = cast(Node, dequantize.args[0]).name
         kernel = self.add(
             FileTensor(name, weight.shape, scales=tuple(map(float, scales)), axis=axis, data=weight)

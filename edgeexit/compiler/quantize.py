@@ -33,6 +33,8 @@ from edgeexit.backends.integer_ops import (
     parameter_groups,
     parameters_of,
     set_constant,
+    set_weight_scales,
+    weight_scales,
 )
 from edgeexit.backends.silence import silenced
 from edgeexit.compiler.samples import raw_input_parameters, real_batches, spread
@@ -51,7 +53,7 @@ def quantize(
     num_range_samples: int = 512,
     num_compared_samples: int = 512,
 ) -> QuantizedGraph:
-    """Quantizes activations per tensor and weights per output channel, all to int8.
+    """Quantizes activations and linear layers' weights per tensor, other weights per channel.
 
     Args:
         exported: A canonical graph; it is left as it is.
@@ -238,7 +240,7 @@ def _with_biases_of(original: GraphModule, corrected: GraphModule) -> GraphModul
 
 
 def _keep_biases_in_32_bits(module: GraphModule) -> None:
-    """Enlarges the scales of channels whose weights are (almost) zero and whose bias is not.
+    """Enlarges the scales of weights that are (almost) zero where their bias is not.
 
     Integer kernels hold a bias in steps of input scale * weight scale; with a tiny weight scale it
     would not fit 32 bits. Half of their range is left for the sum of the products.
@@ -248,14 +250,16 @@ def _keep_biases_in_32_bits(module: GraphModule) -> None:
             continue
         source, weight_node, bias_node = node.args[:3]
         bias = get_constant(module, bias_node).abs().double()
-        scales = get_constant(module, weight_node.args[1])
+        scales = weight_scales(module, weight_node)
         smallest = (bias / (parameters_of(source)[0] * 2.0**30)).float()
+        if len(scales) == 1:
+            smallest = smallest.max().reshape(1)
         small = scales < smallest
         if bool(small.any()):
             weight = get_constant(module, weight_node.args[0])
             ratio = torch.where(small, scales / smallest, 1.0).reshape(-1, *[1] * (weight.ndim - 1))
             set_constant(module, weight_node.args[0], (weight * ratio).round().to(torch.int8))
-            set_constant(module, weight_node.args[1], torch.where(small, smallest, scales))
+            set_weight_scales(module, weight_node, torch.where(small, smallest, scales))
 
 
 def _round_biases(module: GraphModule) -> None:
@@ -267,7 +271,7 @@ def _round_biases(module: GraphModule) -> None:
     for node in module.graph.nodes:
         if has_bias(node):
             source, weight_node, bias_node = node.args[:3]
-            steps = get_constant(module, weight_node.args[1]).double() * parameters_of(source)[0]
+            steps = weight_scales(module, weight_node).double() * parameters_of(source)[0]
             bias = get_constant(module, bias_node).double()
             set_constant(module, bias_node, ((bias / steps).round() * steps).float())
 

@@ -30,13 +30,21 @@ _VALUE = QuantizationSpec(
     is_dynamic=False,
 )
 # Narrow and symmetric, as TFLite's kernels and XNNPACK demand of weights.
-_WEIGHT = QuantizationSpec(
+_CHANNEL_WEIGHT = QuantizationSpec(
     torch.int8,
     PerChannelMinMaxObserver,
     quant_min=-INT8_MAX,
     quant_max=INT8_MAX,
     qscheme=torch.per_channel_symmetric,
     ch_axis=0,
+    is_dynamic=False,
+)
+_TENSOR_WEIGHT = QuantizationSpec(
+    torch.int8,
+    MinMaxObserver,
+    quant_min=-INT8_MAX,
+    quant_max=INT8_MAX,
+    qscheme=torch.per_tensor_symmetric,
     is_dynamic=False,
 )
 
@@ -65,7 +73,9 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
             for other in inputs[1:]:
                 specs[other] = shared if rule.same_parameters else _VALUE
             if rule.weight is not None:
-                specs[node.args[rule.weight]] = _WEIGHT
+                specs[node.args[rule.weight]] = (
+                    _CHANNEL_WEIGHT if rule.scale_for_each_channel else _TENSOR_WEIGHT
+                )
             activation = fused_activation(node)
             if activation is not None:
                 taken.add(activation)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgeexit import data
+from edgeexit.backends.integer_ops import is_constant, is_dequantize, weight_scales
 from edgeexit.backends.silence import silenced
 from edgeexit.backends.tflite import lower
 from edgeexit.compiler.canonicalize import canonicalize
@@ -51,18 +52,20 @@ class FloatEnds(nn.Module):
 
 def with_float_weights(module: GraphModule) -> GraphModule:
     module = copy.deepcopy(module)
+    quantize = {
+        Q.dequantize_per_channel.default: Q.quantize_per_channel.default,
+        Q.dequantize_per_tensor.default: Q.quantize_per_tensor.default,
+    }
     for node in list(module.graph.nodes):
-        if node.target is not Q.dequantize_per_channel.default:
+        if not (is_dequantize(node) and is_constant(node)):
             continue
-        weight, scales, *rest = node.args
-        steps, scale = getattr(module, weight.target), getattr(module, scales.target)
-        real = steps.float() * scale.reshape(-1, *[1] * (steps.ndim - 1))
-        module.register_buffer(f"{weight.target}_real", real)
+        weight, *parameters = node.args
+        steps = getattr(module, weight.target)
+        scales = weight_scales(module, node).reshape(-1, *[1] * (steps.ndim - 1))
+        module.register_buffer(f"{weight.target}_real", steps.float() * scales)
         with module.graph.inserting_before(node):
             constant = module.graph.get_attr(f"{weight.target}_real")
-            quantized = module.graph.call_function(
-                Q.quantize_per_channel.default, (constant, scales, *rest)
-            )
+            quantized = module.graph.call_function(quantize[node.target], (constant, *parameters))
         node.replace_input_with(weight, quantized)
     module.graph.eliminate_dead_code()
     module.recompile()

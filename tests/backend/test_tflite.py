@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from networks import IMAGE, NETWORKS, PREPROCESSING, Exits, int8_images, network, pieces, samples
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeexit.backends.integer_ops import set_weight_scales
 from edgeexit.backends.tflite import lower
 from edgeexit.compiler import verify
 from edgeexit.compiler.canonicalize import canonicalize
@@ -273,19 +276,28 @@ def test_flattened_maps_need_no_transpose() -> None:
 
 def test_a_bias_that_does_not_fit_is_an_error() -> None:
     made = pieces("residual")
-    module = made.static.module
-    node = next(n for n in module.graph.nodes if str(n.target) == "aten.linear.default")
-    changed = replace(made.static, module=_with_scales(module, node.args[1].args[1], 1e-12))
+    changed = copy.deepcopy(made.static.module)
+    node = next(n for n in changed.graph.nodes if str(n.target) == "aten.linear.default")
+    set_weight_scales(changed, node.args[1], torch.tensor([1e-12]))
     with pytest.raises(LoweringError, match="bias does not fit 32 bits"):
-        lower((), changed)
+        lower((), replace(made.static, module=changed))
 
 
-def _with_scales(module, node, scale: float):  # type: ignore[no-untyped-def]
-    import copy
-
-    changed = copy.deepcopy(module)
-    getattr(changed, node.target).fill_(scale)
-    return changed
+@pytest.mark.parametrize("name", NETWORKS)
+def test_linear_layers_have_one_weight_scale(name: str) -> None:
+    num_layers = 0
+    for artifact in lowered(name):
+        model, main = graph(artifact.content)
+        for op in main.operators:
+            code = _CODES[model.operatorCodes[op.opcodeIndex].builtinCode]
+            if code in ("FULLY_CONNECTED", "CONV_2D"):
+                weight, *biases = (main.tensors[k] for k in op.inputs[1:])
+                num_scales = 1 if code == "FULLY_CONNECTED" else weight.shape[0]
+                for tensor in (weight, *biases):
+                    assert len(tensor.quantization.scale) == num_scales
+                    assert list(tensor.quantization.zeroPoint) == [0] * num_scales
+                num_layers += code == "FULLY_CONNECTED"
+    assert num_layers >= 2
 
 
 def test_networks_differ_by_their_weights_only() -> None:

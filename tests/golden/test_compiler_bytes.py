@@ -17,7 +17,7 @@ from edgeexit.backends.tflite import lower
 from edgeexit.compiler.bundle import golden_bytes
 from edgeexit.types import Segment, SegmentSpec, TensorSpec
 
-TFLITE = "a2e0c607679ff8c82f0689b11afd7d0f60603ebd54cb374459e09c355d2b94c9"
+TFLITE = "e196f760485df1e0ad0e9857c8ed3060192d306a6166a932f832cd2028e7fd71"
 GOLDEN = "92eba39fce5a84a9ef9584fe274f50f49257d1716ac278d36025f9fa670bbe88"
 
 
@@ -32,8 +32,6 @@ class ByHand(nn.Module):
         self.register_buffer("kernel_zero", torch.zeros(4, dtype=torch.int64))
         self.register_buffer("bias", torch.tensor([1.0, -2.0, 3.0, -4.0]))
         self.register_buffer("weight", torch.arange(12).to(torch.int8).reshape(3, 4))
-        self.register_buffer("weight_scale", torch.full((3,), 0.5))
-        self.register_buffer("weight_zero", torch.zeros(3, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         q = torch.ops.quantized_decomposed
@@ -49,9 +47,7 @@ class ByHand(nn.Module):
             torch.ops.aten.mean(x, [2, 3]), 0.125, -128, -128, 127, torch.int8
         )
         x = q.dequantize_per_tensor(x, 0.125, -128, -128, 127, torch.int8)
-        weight = q.dequantize_per_channel(
-            self.weight, self.weight_scale, self.weight_zero, *channels
-        )
+        weight = q.dequantize_per_tensor(self.weight, 0.5, 0, -127, 127, torch.int8)
         x = torch.ops.aten.linear(x, weight)
         return (q.quantize_per_tensor(x, 0.5, 3, -128, 127, torch.int8),)
 

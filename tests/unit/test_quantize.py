@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from edgeexit.backends.integer_ops import (
     get_constant,
     has_bias,
+    is_constant,
+    is_dequantize,
     is_quantize,
     parameter_groups,
     parameters_of,
+    weight_scales,
 )
 from edgeexit.compiler import verify
 from edgeexit.compiler.canonicalize import canonicalize
@@ -28,6 +31,8 @@ from edgeexit.compiler.samples import input_spec, raw_input_parameters, real_bat
 from edgeexit.data.types import Preprocessing, Samples
 from edgeexit.errors import QuantizationError
 from edgeexit.types import QuantizedGraph, TensorSpec
+
+WEIGHTED = ("aten.conv2d.default", "aten.linear.default")
 
 
 def quantized(model: nn.Module, *, shown: Samples | None = None) -> QuantizedGraph:
@@ -76,11 +81,25 @@ def test_weights_are_symmetric_and_use_all_bits() -> None:
     graph = pieces("dense").quantized.module
     checked = 0
     for node in graph.graph.nodes:
-        if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
-            assert not get_constant(graph, node.args[2]).any()
+        if is_dequantize(node) and is_constant(node):
+            zeros = node.args[2]
+            assert zeros == 0 if isinstance(zeros, int) else not get_constant(graph, zeros).any()
             assert int(get_constant(graph, node.args[0]).abs().max()) == 127
             checked += 1
     assert checked == 10
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_linear_weights_have_one_scale_and_convolutions_one_for_each_channel(name: str) -> None:
+    graph = pieces(name).quantized.module
+    ops = [n for n in graph.graph.nodes if n.op == "call_function" and len(n.args) > 1]
+    weights = {n: weight_scales(graph, n.args[1]) for n in ops if str(n.target) in WEIGHTED}
+    assert {str(node.target) for node in weights} == set(WEIGHTED)
+    for node, scales in weights.items():
+        num_channels = len(get_constant(graph, node.args[1].args[0]))
+        assert len(scales) == (1 if "linear" in str(node.target) else num_channels)
+        assert scales.dtype == torch.float32
+        assert [float(np.float32(scale)) for scale in scales] == scales.tolist()
 
 
 def test_raw_pixels_need_one_subtraction() -> None:
@@ -147,7 +166,7 @@ def test_biases_are_whole_steps_as_in_integer_kernels() -> None:
     nodes = [node for node in module.graph.nodes if has_bias(node)]
     assert len(nodes) > 5
     for node in nodes:
-        scales = get_constant(module, node.args[1].args[1]).double()
+        scales = weight_scales(module, node.args[1]).double()
         steps = get_constant(module, node.args[2]).double() / (
             scales * parameters_of(node.args[0])[0]
         )
@@ -171,6 +190,28 @@ def test_bias_of_a_dead_channel_fits_32_bits() -> None:
     bias = get_constant(module, node.args[2]).double()
     assert float((bias / (scales / 128)).abs().max()) < 2**31
     torch.testing.assert_close(module(batch)[0], model(batch)[0], rtol=0, atol=0.3)
+
+
+def test_bias_of_a_dead_linear_layer_fits_32_bits() -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(768, 5)
+            with torch.no_grad():
+                self.linear.weight *= 1e-12
+                self.linear.bias.copy_(torch.linspace(-3, 3, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.linear(x.flatten(1))
+            return out
+
+    module = quantized(OneExit(Dead())).module
+    node = next(n for n in module.graph.nodes if str(n.target) == "aten.linear.default")
+    bias = get_constant(module, node.args[2]).double()
+    scale = weight_scales(module, node.args[1]).double() * parameters_of(node.args[0])[0]
+    assert float((bias / scale).abs().max()) < 2**31
+    batch = next(real_batches(samples(), PREPROCESSING))
+    torch.testing.assert_close(module(batch)[0][0], torch.linspace(-3, 3, 5), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize(
