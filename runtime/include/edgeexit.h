@@ -45,6 +45,9 @@ extern "C" {
 #define EE_ABI_VERSION 1u
 #define EE_ARENA_ALIGNMENT 16u
 #define EE_MAX_CLASSES 4096u
+/* As in a bundle; they also bound how long ee_init takes. */
+#define EE_MAX_EXITS 64u
+#define EE_MAX_POINTS 64u
 /* With this many int8 features a squared distance, at most bytes * 255^2, still fits int32. */
 #define EE_MAX_FEATURE_BYTES 33025u
 #define EE_TABLE_ENTRIES 256u
@@ -118,9 +121,9 @@ typedef struct {
     const char *name;
     uint32_t arena_bytes;
     uint32_t input_offset, input_bytes; /* within the arena; at least one byte */
-    uint16_t num_exits;                 /* at least 1; as many segments */
+    uint16_t num_exits;                 /* 1 to EE_MAX_EXITS; as many segments */
     uint16_t num_classes; /* 1 to EE_MAX_CLASSES; at least 2 if the rule compares two */
-    uint16_t num_points, default_point; /* at least 1; default_point < num_points */
+    uint16_t num_points, default_point; /* 1 to EE_MAX_POINTS; default_point < num_points */
     uint32_t rule;                      /* an ee_rule */
     const ee_exit *exits;               /* [num_exits] */
     const ee_point *points;             /* [num_points], from the costliest to the cheapest */

@@ -69,8 +69,8 @@ static bool header_is_sound(const ee_model *model) {
     const bool compares_two = model->rule == EE_RULE_MARGIN || model->rule == EE_RULE_CLASS_MEANS;
     return model->rule <= EE_RULE_CLASS_MEANS && model->name != NULL && model->cost_unit != NULL &&
            model->exits != NULL && model->points != NULL && model->engine.run_segment != NULL &&
-           model->num_exits >= 1u && model->num_points >= 1u &&
-           model->default_point < model->num_points &&
+           model->num_exits >= 1u && model->num_exits <= EE_MAX_EXITS && model->num_points >= 1u &&
+           model->num_points <= EE_MAX_POINTS && model->default_point < model->num_points &&
            model->num_classes >= (compares_two ? 2u : 1u) && model->num_classes <= EE_MAX_CLASSES &&
            model->input_bytes >= 1u && fits(model, model->input_offset, model->input_bytes);
 }

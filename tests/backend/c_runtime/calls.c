@@ -160,6 +160,8 @@ static void test_damaged_models(void) {
     BAD_MODEL(margin, b.model.engine.run_segment = NULL);
     BAD_MODEL(margin, b.model.num_exits = 0);
     BAD_MODEL(margin, b.model.num_points = 0);
+    BAD_MODEL(margin, b.model.num_exits = EE_MAX_EXITS + 1);
+    BAD_MODEL(margin, b.model.num_points = EE_MAX_POINTS + 1);
     BAD_MODEL(margin, b.model.default_point = 2);
     BAD_MODEL(margin, b.model.num_classes = 1);
     BAD_MODEL(margin, b.model.num_classes = 0);
