@@ -1,0 +1,1 @@
+"""Programs for emulated cores: built, run, and counted to the instruction."""
