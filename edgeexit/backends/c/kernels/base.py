@@ -29,8 +29,12 @@ class Core:
 
 @dataclass(frozen=True)
 class Struct:
-    """A C struct constant. Values: int | array (emitted as a const array, pointed to) | Struct
-    (emitted on its own, pointed to) | None (NULL)."""
+    """A C struct constant.
+
+    Values: int | array (emitted as a const array, pointed to) | Struct (emitted on its own, pointed
+    to) | None (NULL). A key is a designator of C without its dot: ``extents[0]`` is an element of
+    an array that lies within the struct.
+    """
 
     ctype: str
     fields: Mapping[str, int | NDArray[np.integer[Any]] | Struct | None]
