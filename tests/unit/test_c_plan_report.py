@@ -8,7 +8,7 @@ import pytest
 
 from edgeexit.backends.c.kernels.base import Implementation, Struct
 from edgeexit.backends.c.plan import Plan, plan
-from edgeexit.backends.c.plan_peak import Occupant, occupants, peak, require_arena
+from edgeexit.backends.c.plan_peak import Occupant, occupants, peak, require_arena, short_name
 from edgeexit.backends.c.plan_picture import draw
 from edgeexit.backends.c.program import Buffer, Copy, Program, ProgramSegment, Table
 from edgeexit.errors import TargetError
@@ -88,6 +88,19 @@ def test_a_long_list_of_tensors_is_cut_short() -> None:
     kernels = [Implementation("portable", "f", Struct("s", {}), 0, (), ())] * 8
     with pytest.raises(TargetError, match=r"b5 \(80 B\), 3 more \(144 B\)"):
         require_arena(program, kernels, plan(program, kernels), limit_bytes=1, target="bench")
+
+
+@pytest.mark.parametrize(
+    ("name", "room", "short"),
+    [
+        ("relu", 4, "relu"),
+        ("model/relu_1", 7, "…relu_1"),
+        ("model/relu;model/bias;model/conv", 20, "model/relu"),
+        ("a;b -> c;d", 20, "a -> c"),
+    ],
+)
+def test_short_names(name: str, room: int, short: str) -> None:
+    assert short_name(name, room) == short
 
 
 def test_a_chain_without_steps_has_a_peak() -> None:

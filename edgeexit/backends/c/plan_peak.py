@@ -12,6 +12,8 @@ from edgeexit.errors import TargetError
 
 _NAMED = 6
 """Tensors that an error names."""
+_LETTERS = 48
+"""Of a name in an error."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def require_arena(
     if plan.arena_bytes <= limit_bytes:
         return
     top = peak(program, implementations, plan)
-    named = [f"{o.name} ({o.num_bytes:,} B)" for o in top.occupants[:_NAMED]]
+    named = [f"{short_name(o.name, _LETTERS)} ({o.num_bytes:,} B)" for o in top.occupants[:_NAMED]]
     if len(top.occupants) > _NAMED:
         rest = sum(o.num_bytes for o in top.occupants[_NAMED:])
         named.append(f"{len(top.occupants) - _NAMED} more ({rest:,} B)")
@@ -110,6 +112,15 @@ def require_arena(
         + ", ".join(named),
         hint="a smaller input, fewer channels in front, or a target with more RAM",
     )
+
+
+def short_name(name: str, room: int) -> str:
+    """``name`` in at most ``room`` letters, of which its end says the most.
+
+    Converters join the names of all that they fused by semicolons; the first one is kept.
+    """
+    name = " -> ".join(part.partition(";")[0] for part in name.split(" -> "))
+    return name if len(name) <= room else "…" + name[len(name) - room + 1 :]
 
 
 def _last(plan: Plan, index: int) -> int:

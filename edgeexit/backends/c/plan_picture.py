@@ -13,14 +13,14 @@ from xml.sax.saxutils import escape
 
 from edgeexit.backends.c.kernels.base import Implementation
 from edgeexit.backends.c.plan import Plan
-from edgeexit.backends.c.plan_peak import occupants, peak
+from edgeexit.backends.c.plan_peak import occupants, peak, short_name
 from edgeexit.backends.c.program import Program
 
 _LEFT, _RIGHT, _TOP = 78.0, 72.0, 92.0
 _ARENA, _GAP, _ALIVE = 400.0, 14.0, 64.0
-_STEP_NAME = 20
+_STEP_NAME = 24
 """Letters of a step's name that are shown."""
-_FONT, _LETTER = 11.0, 6.1
+_FONT, _LETTER = 11.0, 6.6
 """Height of the letters and the width of most of them."""
 
 # Fill and border, chosen to differ in brightness too.
@@ -210,12 +210,12 @@ def _box(r: _Rectangle, axes: _Axes) -> Iterator[str]:
         size = _size(r.num_bytes)
         two_lines = height >= 2 * _FONT + 8 and room >= len(size)
         up = 6 if two_lines else 0
-        yield _text(middle_x, middle_y - up, _short(label, room), anchor="middle")
+        yield _text(middle_x, middle_y - up, short_name(label, room), anchor="middle")
         if two_lines:
             yield _text(middle_x, middle_y + 8, size, anchor="middle", fill="#555555")
     elif (upright := int((height - 6) / _LETTER)) >= 4:
         turned = f' transform="rotate(-90 {middle_x:.1f} {middle_y - 4:.1f})"'
-        yield _text(middle_x, middle_y, _short(label, upright), anchor="middle", more=turned)
+        yield _text(middle_x, middle_y, short_name(label, upright), anchor="middle", more=turned)
 
 
 def _cuts(program: Program, axes: _Axes) -> Iterator[str]:
@@ -224,7 +224,7 @@ def _cuts(program: Program, axes: _Axes) -> Iterator[str]:
     for number, end in enumerate(_segment_ends(program)):
         x, width = axes.x(begin), (end - begin) * axes.column
         if end > begin:
-            label = _short(f"segment {number}", max(int(width / _LETTER), 2))
+            label = short_name(f"segment {number}", max(int(width / _LETTER), 2))
             yield _text(x + width / 2, _TOP - 8, label, anchor="middle", weight="bold")
         if end < axes.num_steps:
             cut = axes.x(end)
@@ -255,7 +255,7 @@ def _alive(
         if t % every == 0:
             x, y = axes.x(t) + axes.column / 2 + 4, floor + 12
             turned = f' transform="rotate(-55 {x:.1f} {y:.1f})"'
-            label = _short(step.name, _STEP_NAME)
+            label = short_name(step.name, _STEP_NAME)
             yield _text(x, y, label, anchor="end", more=turned, fill="#444444")
     yield _line(_LEFT, floor, axes.right, floor, _GREY)
 
@@ -268,11 +268,6 @@ def _top_line(plan: Plan, axes: _Axes) -> Iterator[str]:
 
 def _size(num_bytes: int) -> str:
     return f"{num_bytes} B" if num_bytes < 1024 else f"{num_bytes / 1024:.4g} KiB"
-
-
-def _short(name: str, room: int) -> str:
-    """The end of a name says more than its beginning."""
-    return name if len(name) <= room else "…" + name[len(name) - room + 1 :]
 
 
 def _xml(text: str) -> str:
