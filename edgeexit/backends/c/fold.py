@@ -154,7 +154,8 @@ def _padding(
     source, padded = model.tensors[pad.inputs[0]], model.tensors[conv.inputs[0]]
     kernel = model.tensors[conv.inputs[1]]
     amounts = known.get(pad.inputs[1])
-    if amounts is None or amounts.shape != (4, 2) or len(kernel.shape) != 4:
+    shapes = (source.shape, padded.shape, kernel.shape)
+    if amounts is None or amounts.shape != (4, 2) or any(len(shape) != 4 for shape in shapes):
         return None
     if source.scales != padded.scales or source.zero_points != padded.zero_points:
         return None
