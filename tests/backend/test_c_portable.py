@@ -1,0 +1,277 @@
+"""Plain C kernels on the host, under sanitizers: bit for bit what TFLite-Micro computes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import c_host
+import numpy as np
+import program_reference
+import pytest
+import tiny_chain
+from numpy.typing import NDArray
+from tflite_micro.python.tflite_micro import runtime as tflm
+from tflite_ops import Builder, cases
+
+from edgeexit.backends.c import (
+    CHAIN_INPUT,
+    ChainInfo,
+    ChainPoint,
+    Link,
+    build,
+)
+from edgeexit.backends.c.legalize import program_from_chain
+from edgeexit.backends.c.program import (
+    Addition,
+    Buffer,
+    Conv2D,
+    DepthwiseConv2D,
+    Program,
+    ProgramSegment,
+    Table,
+)
+from edgeexit.backends.c.reader import read_model
+from edgeexit.runtime.decision import batch_exits, batch_scores, exp_table
+from edgeexit.types import DecisionSpec, Rule
+
+Int8 = NDArray[np.int8]
+NUM_SAMPLES = 6
+COMPILERS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is missing")
+    )
+    for name in c_host.COMPILERS
+]
+
+
+def tflm_outputs(content: bytes, inputs: Sequence[Int8]) -> Int8:
+    """The last output for each sample, int8 [num_samples, num_bytes]."""
+    interpreter = tflm.Interpreter.from_bytes(content, arena_size=1 << 20)
+    rows = []
+    for sample in zip(*inputs, strict=True):
+        for position, value in enumerate(sample):
+            interpreter.set_input(value, position)
+        interpreter.invoke()
+        rows.append(interpreter.get_output(0).ravel())
+    return np.stack(rows)
+
+
+# ------------------------------------------------------------------ one op at a time
+
+
+def op_program(content: bytes) -> tuple[Program, list[tuple[int, ...]]]:
+    """The program of a file, and the shapes of its inputs, which follow each other in the input.
+
+    A chain has one input. Where the op has several, a segment before it cuts them out of one, and
+    gives each its scale by a table, of which only the scale is left afterwards.
+    """
+    model = read_model(content, "op")
+    sources = [model.tensors[index] for index in model.inputs]
+    shapes = [source.shape for source in sources]
+    if len(sources) == 1:
+        return program_from_chain([model], [[Link(CHAIN_INPUT)]]), shapes
+    builder = Builder()
+    whole = builder.tensor((1, sum(source.num_elements for source in sources)), 1.0)
+    outputs, begin = [], 0
+    for source in sources:
+        end = begin + source.num_elements
+        part = builder.tensor((1, end - begin), 1.0)
+        corners = [builder.numbers([0, begin]), builder.numbers([1, end]), builder.numbers([1, 1])]
+        builder.op("STRIDED_SLICE", [whole, *corners], [part], "StridedSliceOptions")
+        shaped = builder.tensor(source.shape, 1.0)
+        builder.op("RESHAPE", [part, builder.numbers(list(source.shape))], [shaped])
+        scaled = builder.tensor(source.shape, source.scales[0], source.zero_points[0])
+        builder.op("QUANTIZE", [shaped], [scaled], "QuantizeOptions")
+        outputs.append(scaled)
+        begin = end
+    first = read_model(builder.finish([whole], outputs), "inputs")
+    links = [[Link(CHAIN_INPUT)], [Link(0, position) for position in range(len(sources))]]
+    program = program_from_chain([first, model], links)
+    identity = np.arange(-128, 128).astype(np.int8)
+    steps = tuple(
+        replace(step, table=identity) if isinstance(step, Table) else step
+        for step in program.segments[0].steps
+    )
+    return replace(program, segments=(replace(program.segments[0], steps=steps),
+                                      *program.segments[1:])), shapes  # fmt: skip
+
+
+def op_inputs(shapes: Sequence[tuple[int, ...]]) -> list[Int8]:
+    rng = np.random.default_rng(3)
+    inputs = [rng.integers(-128, 128, (NUM_SAMPLES, *shape)).astype(np.int8) for shape in shapes]
+    for array in inputs:
+        array[0], array[1] = -128, 127
+    return inputs
+
+
+@cache
+def op_models() -> dict[str, tuple[bytes, c_host.Model, list[tuple[int, ...]]]]:
+    made = {}
+    for name, content in cases():
+        program, shapes = op_program(content)
+        made[name] = (content, c_host.make(program, name=name), shapes)
+    return made
+
+
+@pytest.fixture(scope="module", params=COMPILERS)
+def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> c_host.Host:
+    return c_host.Host(
+        {name: model for name, (_, model, _) in op_models().items()},
+        tmp_path_factory.mktemp("ops"),
+        compiler=request.param,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, _ in cases()])
+def test_one_op(ops: c_host.Host, name: str) -> None:
+    content, _, shapes = op_models()[name]
+    inputs = op_inputs(shapes)
+    joined = np.concatenate([array.reshape(NUM_SAMPLES, -1) for array in inputs], axis=1)
+    np.testing.assert_array_equal(
+        ops.outputs(name, joined)[-1], tflm_outputs(content, inputs), strict=True
+    )
+
+
+def test_the_comparison_notices_one_bit(tmp_path: Path) -> None:
+    content = dict(cases())["conv_deep"]
+    program, shapes = op_program(content)
+    (step,) = program.steps
+    assert isinstance(step, Conv2D)
+    changed = replace(step, output_offset=step.output_offset + 1)
+    program = replace(program, segments=(replace(program.segments[0], steps=(changed,)),))
+    (inputs,) = op_inputs(shapes)
+    given = c_host.run_program(program, inputs, tmp_path)
+    assert (given != tflm_outputs(content, [inputs])).any()
+
+
+# ------------------------------------------------------------------ what no file can say
+
+
+def residual_programs() -> dict[str, Program]:
+    """A convolution whose sum with another tensor is written over that tensor."""
+    rng = np.random.default_rng(5)
+    addition = Addition(20, 7, 1 << 30, -1, -3, 1518500250, -1, 11, 1431655765, -18, -128, 127)
+    programs = {}
+    for kind in (Conv2D, DepthwiseConv2D):
+        shape = (1, 6, 5, 7)
+        weights = (7, 3, 3, 7) if kind is Conv2D else (3, 3, 7)
+        base = {
+            "output": 1,
+            "stride": (1, 1),
+            "pad_top": 1,
+            "pad_left": 1,
+            "input_offset": 9,
+            "output_offset": -20,
+            "activation_min": -128,
+            "activation_max": 127,
+            "multipliers": rng.integers(1 << 30, (1 << 31) - 1, 7).astype(np.int32),
+            "shifts": rng.integers(-9, -6, 7).astype(np.int32),
+            "bias": rng.integers(-5000, 5000, 7).astype(np.int32),
+        }
+        first = kind(
+            name="first",
+            inputs=(0,),
+            weights=rng.integers(-127, 128, weights).astype(np.int8),
+            **base,
+        )
+        second = kind(
+            name="second",
+            inputs=(1, 0),
+            weights=rng.integers(-127, 128, weights).astype(np.int8),
+            residual=addition,
+            **{**base, "output": 2},
+        )
+        buffers = tuple(Buffer(name, shape, 1.0, 0) for name in ("image", "middle", "sum"))
+        segment = ProgramSegment((first, second), 2)
+        programs[f"residual_{kind.__name__}"] = Program(buffers, 0, (segment,))
+    return programs
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_sum_is_written_over_its_second_input(tmp_path: Path, compiler: str) -> None:
+    models = {name: c_host.make(p, name=name) for name, p in residual_programs().items()}
+    host = c_host.Host(models, tmp_path, compiler=compiler)
+    inputs = np.random.default_rng(6).integers(-128, 128, (4, 6, 5, 7)).astype(np.int8)
+    for name, model in models.items():
+        assert model.plan.offsets[0] == model.plan.offsets[2]
+        expected = [program_reference.run(model.program, sample)[2].ravel() for sample in inputs]
+        assert len(np.unique(expected)) > 50
+        np.testing.assert_array_equal(host.outputs(name, inputs)[0], expected)
+
+
+@pytest.mark.parametrize("bias", [(1 << 31) - 1, -(1 << 31)])
+def test_a_bias_that_overflows_is_defined(tmp_path: Path, bias: int) -> None:
+    program = residual_programs()["residual_Conv2D"]
+    first = program.segments[0].steps[0]
+    assert isinstance(first, Conv2D)
+    first = replace(first, bias=np.full(7, bias, np.int32))
+    program = replace(program, segments=(ProgramSegment((first,), 1),))
+    inputs = np.zeros((1, 6, 5, 7), np.int8)
+    c_host.run_program(program, inputs, tmp_path)
+
+
+# ------------------------------------------------------------------ chains
+
+
+def chain_files() -> list[bytes]:
+    files = tiny_chain.tflite_files()
+    return [content for path, content in sorted(files.items()) if "static" not in path]
+
+
+LINKS = [[Link(CHAIN_INPUT)], [Link(0, 0)], [Link(0, 1), Link(1, 0)]]
+
+
+def chain_info(rule: Rule) -> ChainInfo:
+    tables = (exp_table(0.05),) * 3 if rule == "confidence" else ()
+    points = {
+        "confidence": ((0, 0, 2**32 - 1), (110_000, 120_000, 2**32 - 1)),
+        "margin": ((256, 256, 0), (9, 4, 0)),
+        "patience": ((2**32 - 1, 2**32 - 1, 1), (2, 2, 1)),
+    }[rule]
+    return ChainInfo(
+        name=rule,
+        decision=DecisionSpec(rule, tables),
+        points=tuple(ChainPoint(f"point {n}", values) for n, values in enumerate(points)),
+        costs=(5, 70, 900),
+        cost_unit="ticks",
+    )
+
+
+@pytest.fixture(scope="module", params=COMPILERS)
+def chains(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> c_host.Host:
+    models = {}
+    rules: tuple[Rule, ...] = ("confidence", "margin", "patience")
+    for rule in rules:
+        made = build(chain_files(), LINKS, chain_info(rule), c_host.GENERIC)
+        outputs = tuple(segment.logits for segment in made.program.segments)
+        models[rule] = c_host.Model(
+            made.program, made.implementations, made.plan, made.emission, outputs
+        )
+    return c_host.Host(models, tmp_path_factory.mktemp("chains"), compiler=request.param)
+
+
+def test_a_chain_gives_the_logits_of_every_exit(chains: c_host.Host) -> None:
+    images = tiny_chain.images(40)
+    given = np.stack(chains.outputs("margin", (images ^ 128).view(np.int8)), axis=1)
+    np.testing.assert_array_equal(given, tiny_chain.expected_logits(images))
+
+
+@pytest.mark.parametrize("rule", ["confidence", "margin", "patience"])
+@pytest.mark.parametrize("point", [0, 1])
+def test_a_chain_stops_where_python_does(chains: c_host.Host, rule: Rule, point: int) -> None:
+    images = tiny_chain.images(60)
+    logits = tiny_chain.expected_logits(images)
+    info = chain_info(rule)
+    scores = batch_scores(logits, info.decision)
+    exits = batch_exits(scores, info.points[point].thresholds, rule)
+    given = chains.decisions(rule, (images ^ 128).view(np.int8), point)
+    rows = np.arange(len(images))
+    np.testing.assert_array_equal(given.exits, exits)
+    np.testing.assert_array_equal(given.labels, logits[rows, exits].argmax(axis=1))
+    np.testing.assert_array_equal(given.scores, scores[rows, exits])
+    np.testing.assert_array_equal(given.costs, np.cumsum(info.costs)[exits])
+    assert (exits < 2).any() == (point == 1)
