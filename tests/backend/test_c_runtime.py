@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -207,6 +208,30 @@ def test_headers_are_cpp(compiler: str, tmp_path: Path) -> None:
     )
     flags = ["-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
     done = run(compiler, *flags, "-I", RUNTIME / "include", source)
+    assert done.returncode == 0, done.stderr
+
+
+def test_documented_code_compiles(compiler: str, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "c_runtime.md").read_text()
+    blocks = re.findall(r"^```c\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 5
+    (tmp_path / "ee_model.h").write_text(
+        '#include "ee_guard.h"\n'
+        "#define EE_MODEL_NET_ARENA_BYTES 64u\n"
+        "#define EE_MODEL_NET_INPUT_BYTES 32u\n"
+        "extern const ee_model ee_model_net;\n"
+    )
+    ending = (
+        "uint32_t cycles(void *context) { (void)context; return 0; }\n"
+        "void log_event(void *context, ee_event event, uint32_t index, uint32_t value) {"
+        " (void)context; (void)event; (void)index; (void)value; }\n"
+    )
+    source = tmp_path / "firmware.c"
+    source.write_text("\n".join([blocks[0], "uint32_t now(void);", *blocks[1:], ending]))
+    done = run(
+        compiler, "-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only",
+        "-I", RUNTIME / "include", "-I", tmp_path, source,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
