@@ -102,7 +102,7 @@ def profile_qemu(
         instructions_per_mac=full_instructions / macs if macs else None,
         mean_cost=_cost(float(instructions.mean()), cost_profile),
         full_cost=_cost(full_instructions, cost_profile),
-        cost_source=cost_profile and model_time_energy(0, cost_profile).source,
+        cost_source=None if cost_profile is None else model_time_energy(0, cost_profile).source,
         exits=_exits(answers, instructions, labels, counts.steps.shape[1], cost_profile),
         segments=_segments(program, counts, cost_profile),
         layers=_layers(program, counts, cost_profile),

@@ -85,8 +85,8 @@ class QemuReport:
 
     ``mean_instructions`` is over all samples, each run to the exit that answered.
     ``full_instructions`` is the mean of the counted samples with every segment run;
-    ``instructions_per_mac`` divides it by ``macs``, the program's multiplications. ``cost_source`` says
-    what all times and energies are modelled from, at which clock and supply.
+    ``instructions_per_mac`` divides it by ``macs``, the program's multiplications.
+    ``cost_source`` says what times and energies are modelled from, at which clock and supply.
     """
 
     model: str
