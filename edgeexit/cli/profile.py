@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from edgeexit.cli.output import count, duration, emit, json_option, percent, progress, table
+from edgeexit.cli.profile_qemu import show_qemu
+from edgeexit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 @click.command(
     name="profile",
-    epilog="\b\nExample:\n  edgeexit profile resnet8.eexit --data cifar10 --on host --json",
+    epilog="\b\nExamples:\n  edgeexit profile resnet8.eexit --data cifar10 --on host --json\n"
+    "  edgeexit profile resnet8.eexit --data cifar10 --on qemu --target nucleo-l4r5zi",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
@@ -33,9 +36,20 @@ if TYPE_CHECKING:
     default="test",
     show_default=True,
 )
-@click.option("--limit", type=click.IntRange(min=1), default=500, show_default=True)
-@click.option("--on", default="host", show_default=True, help="The device; 'host' is this machine.")
-@click.option("--engine", default="litert", show_default=True, help="What executes the segments.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="How many samples at most.  [default: 500; 100 under qemu]",
+)
+@click.option(
+    "--on",
+    default="host",
+    show_default=True,
+    help="'host' is this machine, 'qemu' an emulated microcontroller.",
+)
+@click.option(
+    "--engine", default="litert", show_default=True, help="On the host: what executes the segments."
+)
 @click.option("--point", default="balanced", show_default=True, help="The operating point.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=0), default=50, show_default=True)
@@ -46,35 +60,69 @@ if TYPE_CHECKING:
     show_default=True,
     help="How often every sample is measured.",
 )
+@click.option("--target", metavar="NAME", help="Under qemu: the device; else the bundle's own.")
+@click.option(
+    "--cost-profile", metavar="NAME", help="Under qemu: what times and energies are modelled from."
+)
+@click.option(
+    "--cmsis-nn",
+    type=click.Path(path_type=Path),
+    envvar="CMSIS_NN_PATH",
+    help="Under qemu: CMSIS-NN's root.",
+)
 @json_option
 def command(
     bundle: Path,
     source: str,
     split: str,
-    limit: int,
+    limit: int | None,
     on: str,
     engine: str,
     point: str,
     threads: int,
     warmup: int,
     rounds: int,
+    target: str | None,
+    cost_profile: str | None,
+    cmsis_nn: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure BUNDLE: p50, p95 and p99 of each segment, of each exit and end to end.
+    """Measure BUNDLE, sample by sample, beside its network without early exits.
 
-    Every sample is run on its own, in turns with the network without early exits.
+    On the host: p50, p95 and p99 of each segment, of each exit and end to end. Under qemu: exact
+    instructions of each layer, segment and decision, flash, arena and stack of the C program on an
+    emulated core, and time and energy that are modelled from them.
     """
     from edgeexit import data
     from edgeexit.profiling import profile
 
+    if on != "qemu" and (target or cost_profile):
+        raise ArgumentError(
+            "--target and --cost-profile are for --on qemu", wanted="--on qemu", given=f"--on {on}"
+        )
     with progress() as report:
+        if limit is None:
+            limit = 100 if on == "qemu" else 500
         samples = data.load(source, progress=report).parts()[split][:limit]
         report(f"profile on {on}", 0, 0)
+        if on == "qemu":
+            emulated = profile(
+                bundle,
+                samples.images,
+                samples.labels,
+                on="qemu",
+                operating_point=point,
+                target=target,
+                cost_profile=cost_profile,
+                cmsis_nn=cmsis_nn,
+            )
+            emit(emulated, as_json=as_json, show=lambda out: show_qemu(out, emulated))
+            return
         result = profile(
             bundle,
             samples.images,
             samples.labels,
-            on=on,
+            on=cast(Literal["host"], on),
             engine=engine,
             operating_point=point,
             num_threads=threads,

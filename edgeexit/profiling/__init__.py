@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,48 @@ from edgeexit.profiling.host import profile_host
 from edgeexit.profiling.report import Report
 from edgeexit.runtime.bundle import Bundle, open_bundle
 
+if TYPE_CHECKING:
+    from edgeexit.profiling.qemu.report import QemuProfile
+    from edgeexit.targets import Target
+
 __all__ = ["Report", "profile", "profile_host"]
+
+_Samples = NDArray[np.uint8] | NDArray[np.float32]
+
+
+@overload
+def profile(
+    bundle: Bundle | str | Path,
+    samples: _Samples,
+    labels: NDArray[np.int64] | None = None,
+    *,
+    on: Literal["host"] = "host",
+    engine: str = "litert",
+    operating_point: str = "balanced",
+    num_threads: int = 1,
+    warmup: int = 50,
+    rounds: int = 5,
+) -> Report: ...
+
+
+@overload
+def profile(
+    bundle: Bundle | str | Path,
+    samples: _Samples,
+    labels: NDArray[np.int64] | None = None,
+    *,
+    on: Literal["qemu"],
+    operating_point: str = "balanced",
+    target: Target | str | None = None,
+    cost_profile: str | None = None,
+    num_counted: int = 3,
+    cmsis_nn: Path | None = None,
+) -> QemuProfile: ...
 
 
 def profile(
     bundle: Bundle | str | Path,
-    samples: NDArray[np.uint8] | NDArray[np.float32],
+    samples: _Samples,
     labels: NDArray[np.int64] | None = None,
     *,
     on: str = "host",
@@ -26,31 +63,58 @@ def profile(
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
-) -> Report:
+    target: Target | str | None = None,
+    cost_profile: str | None = None,
+    num_counted: int = 3,
+    cmsis_nn: Path | None = None,
+) -> Report | QemuProfile:
     """Profiles a bundle on a device.
 
     Args:
         bundle: A bundle, or its folder.
         samples: Raw images, ``[num_samples, height, width, channels]``.
         labels: Their classes, int64 ``[num_samples]``; without them no accuracy is reported.
-        on: The device; ``host`` is this machine.
-        engine: What executes the segments.
+        on: ``host`` is this machine, and times are measured. ``qemu`` is the emulated core of a
+            microcontroller, and instructions are counted.
+        engine: On the host: what executes the segments.
         operating_point: One of the bundle's points.
-        num_threads: Threads that the engine may use.
-        warmup: Runs of each network before anything is measured.
-        rounds: How often every sample is measured.
+        num_threads: On the host: threads that the engine may use.
+        warmup: On the host: runs of each network before anything is measured.
+        rounds: On the host: how often every sample is measured.
+        target: Under QEMU: the microcontroller; the bundle's own by default.
+        cost_profile: Under QEMU: one of the target's, for times and energies; its first by default.
+        num_counted: Under QEMU: how many samples also run every segment, for counts by layer.
+        cmsis_nn: Under QEMU: CMSIS-NN's root; the extra ``mcu`` brings one.
 
     Raises:
         ArgumentError: ``on`` is unknown, or a number or shape does not fit.
-        BundleError: The bundle is not whole.
-        EngineError: The engine is missing or failed.
+        BundleError: The bundle is not whole, or holds nothing for the device.
+        TargetError: The target is unknown, or cannot be emulated.
+        EngineError: The engine, the compiler or QEMU is missing or failed.
     """
-    if on != "host":
+    if on not in ("host", "qemu"):
         raise ArgumentError(
-            f"nothing can be profiled on {on!r}", wanted="on='host'", given=f"{on=}"
+            f"nothing can be profiled on {on!r}",
+            wanted="on='host' or on='qemu'",
+            given=f"{on=}",
+        )
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if on == "qemu":
+        # Here, so that the host's profile needs nothing of the C backend.
+        from edgeexit.profiling.qemu.bundle import profile_bundle_qemu
+
+        return profile_bundle_qemu(
+            opened,
+            samples,
+            labels,
+            target=target,
+            operating_point=operating_point,
+            cost_profile=cost_profile,
+            num_counted=num_counted,
+            cmsis_nn=cmsis_nn,
         )
     return profile_host(
-        bundle if isinstance(bundle, Bundle) else open_bundle(bundle),
+        opened,
         samples,
         labels,
         engine=engine,
