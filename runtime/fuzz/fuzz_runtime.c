@@ -224,7 +224,7 @@ static void make(bench *b, script *from) {
     ee_model *model = &b->model;
     b->exits = new_memory(model->num_exits * sizeof *b->exits);
     b->points = new_memory(model->num_points * sizeof *b->points);
-    b->thresholds = new_memory(2u * model->num_exits * sizeof *b->thresholds);
+    b->thresholds = new_memory((size_t)2 * model->num_exits * sizeof *b->thresholds);
     const uint32_t slope = take_byte(from) % 20u;
     for (uint32_t d = 0; d < EE_TABLE_ENTRIES; d++) {
         const uint32_t shift = d * slope / 8u;
@@ -245,7 +245,7 @@ static void make(bench *b, script *from) {
         }
     }
     for (uint32_t p = 0; p < model->num_points; p++) {
-        b->points[p] = (ee_point){"point", b->thresholds + p % 2u * model->num_exits};
+        b->points[p] = (ee_point){"point", b->thresholds + (size_t)(p % 2u) * model->num_exits};
     }
     for (uint32_t count = take_byte(from) % 4u; count > 0u && model->num_exits > 0u; count--) {
         const uint32_t k = take_number(from) % model->num_exits;
@@ -323,6 +323,7 @@ static void check_init(world *w, script *from) {
     memset(&session, (int)kind, sizeof session);
     memcpy(&before, &session, sizeof session);
     const ee_status status = ee_init(&session, model, memory + shift, num_bytes);
+    require(ee_status_name(status)[0] == 'E');
     for (size_t i = 0; i < num_bytes; i++) {
         require(memory[i] == 0u);
     }
@@ -359,8 +360,11 @@ static void call_guard(world *w, script *from, uint8_t kind) {
     w->bench->state.spent = 0;
     switch (kind % 4u) {
     case 0: {
-        const uint32_t mean_cost = take_number(from);
-        const uint32_t burst = take_number(from);
+        /* Either anything, or bounds of the order of the costs, so that the point moves. */
+        const bool is_close = (kind & 0x10u) != 0u && ee_input(&w->session) != NULL;
+        const uint32_t first = is_close ? w->bench->exits[0].cost : 0u;
+        const uint32_t mean_cost = is_close ? first + take_byte(from) : take_number(from);
+        const uint32_t burst = is_close ? take_byte(from) * 8u : take_number(from);
         status = ee_guard_init(guard, session, mean_cost, burst);
         w->excess = status == EE_OK ? 0 : w->excess;
         break;
@@ -374,9 +378,12 @@ static void call_guard(world *w, script *from, uint8_t kind) {
         book(w, false);
         break;
     default:
-        status = ee_guard_run(guard, session, kind & 0x20u ? NULL : &result);
-        check_result(w, status, &result);
-        book(w, status == EE_OK || status == EE_ERROR_ENGINE);
+        for (uint32_t count = 1u + (kind >> 2) % 4u * 5u; count > 0u; count--) {
+            result = (ee_result){.label = 0xA5A5u, .exit = 0x5A5Au};
+            status = ee_guard_run(guard, session, kind & 0x20u ? NULL : &result);
+            check_result(w, status, &result);
+            book(w, status == EE_OK || status == EE_ERROR_ENGINE);
+        }
         break;
     }
     (void)ee_status_name(status);
@@ -428,6 +435,7 @@ static void call(world *w, script *from) {
     case 10:
         (void)ee_arena_bytes(kind & 0x40u ? NULL : &w->bench->model);
         (void)ee_status_name((ee_status)take_number(from));
+        (void)ee_status_name((ee_status)(kind % 6u * 100u + (kind & 0x20u ? 1u : 0u)));
         (void)ee_version();
         break;
     default:
