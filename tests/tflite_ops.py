@@ -200,12 +200,15 @@ def conv(
     depthwise: bool = False,
     per_tensor: bool = False,
     bias: bool = True,
+    groups: int = 1,
 ) -> bytes:
     b = Builder()
     source_scale = _scale(rng)
     source = b.tensor((1, *size, channels[0]), source_scale, _zero(rng))
     num_scales = 1 if per_tensor else channels[1]
-    shape = (1, *kernel, channels[1]) if depthwise else (channels[1], *kernel, channels[0])
+    shape = (
+        (1, *kernel, channels[1]) if depthwise else (channels[1], *kernel, channels[0] // groups)
+    )
     data, scales = _weights(rng, shape, num_scales)
     inputs = [source, b.tensor(shape, scales, data=data, axis=3 if depthwise else 0)]
     if bias:
@@ -488,6 +491,7 @@ def _conv_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "conv_per_tensor", conv(rng, (5, 5), (4, 4), (3, 3), per_tensor=True)
     yield "conv_no_bias", conv(rng, (5, 5), (4, 4), (3, 3), bias=False)
     yield "depthwise_no_bias", conv(rng, (5, 5), (4, 4), (3, 3), bias=False, depthwise=True)
+    yield "conv_groups", conv(rng, (5, 5), (6, 9), (3, 3), groups=3)
     for multiplier in (1, 2, 3):
         yield (
             f"depthwise_multiplier_{multiplier}",

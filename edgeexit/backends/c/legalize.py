@@ -72,7 +72,10 @@ def links_of(segments: Sequence[SegmentSpec]) -> list[list[Link]]:
     for number, segment in enumerate(segments):
         links.append([made[spec.name] for spec in segment.inputs])
         made.update(
-            {spec.name: Link(number, position) for position, spec in enumerate(segment.outputs)}
+            {
+                spec.name: Link(number, position)
+                for position, spec in enumerate((*segment.outputs, segment.logits))
+            }
         )
     return links
 

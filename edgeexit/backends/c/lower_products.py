@@ -15,6 +15,8 @@ from edgeexit.backends.c.multipliers import dense_factor, window_factors
 from edgeexit.backends.c.program import Conv2D, DepthwiseConv2D, FullyConnected, Int8, Int32
 from edgeexit.backends.c.tflite_model import TfliteTensor
 
+_MAX_WEIGHTS = 1 << 22
+
 
 def image_size(op: Op, tensor: TfliteTensor) -> tuple[int, int, int]:
     """Height, width and channels of a single image."""
@@ -77,6 +79,27 @@ def _bias(op: Op, channels: int) -> Int32:
     return bias.reshape(-1)
 
 
+def _without_groups(op: Op, weights: Int8, depth: int) -> Int8:
+    """Weights for all ``depth`` input channels; a group's own ones, and zeros for all others."""
+    channels, height, width, own = weights.shape
+    groups, rest = divmod(depth, own)
+    if rest or not groups or channels % groups:
+        op.refuse("weights and input do not agree", f"{own} * groups channels", depth, op.tensor(1))
+    if groups == 1:
+        return weights
+    if weights.size * groups > _MAX_WEIGHTS:
+        op.refuse(
+            "its weights are too many without groups",
+            f"at most {_MAX_WEIGHTS}",
+            weights.size * groups,
+            op.tensor(1),
+        )
+    whole = np.zeros((groups, channels // groups, height, width, groups, own), np.int8)
+    for group, part in enumerate(np.split(weights, groups)):
+        whole[group, ..., group, :] = part
+    return whole.reshape(channels, height, width, depth)
+
+
 def _check_sums(
     op: Op, weights: NDArray[Any], axes: tuple[int, ...], bias: Int32, shifts: list[int]
 ) -> None:
@@ -119,8 +142,8 @@ def _window(op: Op, depthwise: bool) -> None:
             f"{depth} * {op.attribute('depth_multiplier')} output channels",
             channels,
         )
-    if not depthwise and weights.shape[3] != depth:
-        op.refuse("it has groups", f"weights for {depth} channels", weights.shape[3], op.tensor(1))
+    if not depthwise:
+        weights = _without_groups(op, weights, depth)
     source, output = op.quantization(0), op.parameters(op.output)
     if len(scales) == 1:
         scales *= channels
