@@ -48,42 +48,23 @@ static inline int8_t ee_add_elements(const ee_addition *op, int32_t a, int32_t b
     return ee_clamp(op->output_offset + sum, op->activation_min, op->activation_max);
 }
 
-/* The clamped output of a convolution for one accumulator; with `skip`, the sum of both. */
-static inline int8_t ee_finish(const ee_conv2d *op, uint32_t channel, uint32_t sum,
-                               const int8_t *skip) {
-    const int32_t rescaled =
-        ee_requantize((int32_t)sum, op->multiplier[channel], op->shift[channel]);
-    const int8_t result =
-        ee_clamp(rescaled + op->output_offset, op->activation_min, op->activation_max);
-    return skip == NULL ? result : ee_add_elements(op->residual, result, *skip);
-}
+/* How sums become outputs; pointers are to the first channel. */
+typedef struct {
+    const int32_t *multiplier, *shift;
+    int32_t offset, min, max;
+    const ee_addition *residual; /* not read without a skip */
+} ee_output;
 
-static inline uint32_t ee_dot(const int8_t *x, const int8_t *w, uint32_t count, uint32_t sum) {
-    for (; count != 0u; count--) {
-        sum += (uint32_t)(*x++ * *w++);
-    }
-    return sum;
-}
+/* Writes `count` outputs, from `channel` on, of one pixel; with a skip, each is added to it, which
+ * may be the same memory. */
+void ee_finish(const ee_output *op, uint32_t channel, uint32_t count, const uint32_t *sums,
+               const int8_t *skip, int8_t *output);
 
-/* Four dot products of x at once: each value of x is loaded once. Rows of w are row_bytes apart. */
-static inline void ee_dot4(const int8_t *x, const int8_t *w, size_t row_bytes, uint32_t count,
-                           uint32_t sums[4]) {
-    const int8_t *w1 = w + row_bytes;
-    const int8_t *w2 = w1 + row_bytes;
-    const int8_t *w3 = w2 + row_bytes;
-    uint32_t sum0 = sums[0], sum1 = sums[1], sum2 = sums[2], sum3 = sums[3];
-    for (; count != 0u; count--) {
-        const int32_t value = *x++;
-        sum0 += (uint32_t)(value * *w++);
-        sum1 += (uint32_t)(value * *w1++);
-        sum2 += (uint32_t)(value * *w2++);
-        sum3 += (uint32_t)(value * *w3++);
-    }
-    sums[0] = sum0;
-    sums[1] = sum1;
-    sums[2] = sum2;
-    sums[3] = sum3;
-}
+/* sum + the dot product of count values. */
+uint32_t ee_dot(const int8_t *x, const int8_t *w, uint32_t count, uint32_t sum);
+
+/* Adds to sums the dot products of x with four rows of w, row_bytes apart. */
+void ee_dot4(const int8_t *x, const int8_t *w, size_t row_bytes, uint32_t count, uint32_t sums[4]);
 
 /* Taps of a window along one axis that lie inside the image: [first, end). */
 typedef struct {

@@ -11,23 +11,30 @@ typedef struct {
     size_t weights;      /* where the weights of that tap lie within a channel's */
     uint32_t num_runs, run_bytes;
     size_t input_step, weights_step; /* from run to run */
-    uint8_t is_clipped;
+    uint8_t is_clipped;              /* taps lie outside the image */
 } window;
+
+static int32_t sum_of(const int8_t *weights, int32_t count) {
+    int32_t sum = 0;
+    for (const int8_t *end = weights + count; weights != end;) {
+        sum += *weights++;
+    }
+    return sum;
+}
 
 /* What a window that leaves the image lacks: its bias counts all weights times the input's offset,
  * as if every tap were multiplied. Taps outside would read the zero point. */
 static uint32_t sum_outside(const ee_conv2d *op, const window *at, const int8_t *weights) {
-    int32_t sum = 0;
-    for (int32_t y = 0; y < op->kernel_h; y++) {
-        const uint8_t is_row = y >= at->rows.first && y < at->rows.end;
-        for (int32_t x = 0; x < op->kernel_w; x++) {
-            const uint8_t is_inside = is_row && x >= at->columns.first && x < at->columns.end;
-            for (uint32_t c = is_inside ? op->input_c : 0u; c < op->input_c; c++) {
-                sum += weights[c];
-            }
-            weights += op->input_c;
-        }
+    const int32_t row_bytes = op->kernel_w * op->input_c;
+    const int32_t left = at->columns.first * op->input_c;
+    const int32_t right = at->columns.end * op->input_c;
+    int32_t sum = sum_of(weights, at->rows.first * row_bytes);
+    weights += at->rows.first * row_bytes;
+    for (int32_t y = at->rows.first; y < at->rows.end; y++) {
+        sum += sum_of(weights, left) + sum_of(weights + right, row_bytes - right);
+        weights += row_bytes;
     }
+    sum += sum_of(weights, (op->kernel_h - at->rows.end) * row_bytes);
     return 0u - (uint32_t)(sum * op->input_offset);
 }
 
@@ -64,8 +71,8 @@ static void convolve_four(const ee_conv2d *op, const window *at, const int8_t *w
 }
 
 /* All output channels of one pixel. */
-static void convolve_pixel(const ee_conv2d *op, const window *at, const int8_t *skip,
-                           int8_t *output) {
+static void convolve_pixel(const ee_conv2d *op, const ee_output *finish, const window *at,
+                           const int8_t *skip, int8_t *output) {
     const size_t channel_bytes = (size_t)op->kernel_h * op->kernel_w * op->input_c;
     const int8_t *weights = op->weights;
     uint32_t c = 0;
@@ -80,17 +87,18 @@ static void convolve_pixel(const ee_conv2d *op, const window *at, const int8_t *
         } else {
             convolve_channel(op, at, weights, sums);
         }
-        for (uint32_t i = 0; i < count; i++, c++) {
-            if (at->is_clipped) {
-                sums[i] += sum_outside(op, at, weights);
-            }
-            output[c] = ee_finish(op, c, sums[i], skip == NULL ? NULL : skip + c);
-            weights += channel_bytes;
+        for (uint32_t i = 0; at->is_clipped && i < count; i++) {
+            sums[i] += sum_outside(op, at, weights + i * channel_bytes);
         }
+        ee_finish(finish, c, count, sums, skip, output);
+        weights += count * channel_bytes;
+        c += count;
     }
 }
 
 static void convolve(const ee_conv2d *op, const int8_t *input, const int8_t *skip, int8_t *output) {
+    const ee_output finish = {op->multiplier,     op->shift,          op->output_offset,
+                              op->activation_min, op->activation_max, op->residual};
     int32_t top = -(int32_t)op->pad_top;
     for (uint32_t y = 0; y < op->output_h; y++, top += op->stride_h) {
         window at = {.rows = ee_clip(top, op->dilation_h, op->kernel_h, op->input_h)};
@@ -113,7 +121,7 @@ static void convolve(const ee_conv2d *op, const int8_t *input, const int8_t *ski
             } else {
                 at.rows.end = at.rows.first;
             }
-            convolve_pixel(op, &at, skip, output);
+            convolve_pixel(op, &finish, &at, skip, output);
             output += op->output_c;
             skip = skip == NULL ? NULL : skip + op->output_c;
         }

@@ -7,21 +7,34 @@ typedef struct {
     ee_taps rows, columns;
     const int8_t *input; /* at the first tap inside, channel 0 */
     size_t input_step, input_row_step;
-    uint8_t is_clipped;
+    uint8_t is_clipped; /* taps lie outside the image */
 } window;
 
-/* See portable_conv.c: taps outside the image would read the zero point. */
-static uint32_t sum_outside(const ee_conv2d *op, const window *at, const int8_t *weights) {
-    int32_t sum = 0;
-    for (int32_t y = 0; y < op->kernel_h; y++) {
-        const uint8_t is_row = y >= at->rows.first && y < at->rows.end;
-        for (int32_t x = 0; x < op->kernel_w; x++, weights += op->output_c) {
-            if (!is_row || x < at->columns.first || x >= at->columns.end) {
-                sum += *weights;
-            }
+/* Adds `factor` times the weights of `taps` taps, for as many channels as `count` says. */
+static const int8_t *add_taps(const int8_t *weights, size_t step, int32_t taps, int32_t factor,
+                              uint32_t count, uint32_t sums[4]) {
+    for (; taps > 0; taps--, weights += step) {
+        for (uint32_t i = 0; i < count; i++) {
+            sums[i] += (uint32_t)(factor * weights[i]);
         }
     }
-    return 0u - (uint32_t)(sum * op->input_offset);
+    return weights;
+}
+
+/* See portable_conv.c: taps outside the image would read the zero point. */
+static void add_outside(const ee_conv2d *op, const window *at, const int8_t *weights,
+                        uint32_t count, uint32_t sums[4]) {
+    const size_t step = op->output_c;
+    const int32_t zero_point = -op->input_offset;
+    const int32_t num_inside = at->columns.end - at->columns.first;
+    const int32_t width = op->kernel_w;
+    weights = add_taps(weights, step, at->rows.first * width, zero_point, count, sums);
+    for (int32_t y = at->rows.first; y < at->rows.end; y++) {
+        weights = add_taps(weights, step, at->columns.first, zero_point, count, sums);
+        weights += num_inside * (int32_t)op->output_c;
+        weights = add_taps(weights, step, width - at->columns.end, zero_point, count, sums);
+    }
+    add_taps(weights, step, (op->kernel_h - at->rows.end) * width, zero_point, count, sums);
 }
 
 /* `input` and `weights` are at the channel's first tap inside the image. */
@@ -67,8 +80,8 @@ static void convolve_four(const ee_conv2d *op, const window *at, const int8_t *i
 }
 
 /* All output channels of one pixel. */
-static void convolve_pixel(const ee_conv2d *op, const window *at, const int8_t *skip,
-                           int8_t *output) {
+static void convolve_pixel(const ee_conv2d *op, const ee_output *finish, const window *at,
+                           const int8_t *skip, int8_t *output) {
     const size_t first_tap =
         (size_t)(at->rows.first * op->kernel_w + at->columns.first) * op->output_c;
     const int8_t *input = at->input;
@@ -91,16 +104,17 @@ static void convolve_pixel(const ee_conv2d *op, const window *at, const int8_t *
                 input++;
             }
         }
-        for (uint32_t i = 0; i < count; i++, c++) {
-            if (at->is_clipped) {
-                sums[i] += sum_outside(op, at, op->weights + c);
-            }
-            output[c] = ee_finish(op, c, sums[i], skip == NULL ? NULL : skip + c);
+        if (at->is_clipped) {
+            add_outside(op, at, weights, count, sums);
         }
+        ee_finish(finish, c, count, sums, skip, output);
+        c += count;
     }
 }
 
 static void convolve(const ee_conv2d *op, const int8_t *input, const int8_t *skip, int8_t *output) {
+    const ee_output finish = {op->multiplier,     op->shift,          op->output_offset,
+                              op->activation_min, op->activation_max, op->residual};
     window at = {.input_step = (size_t)op->dilation_w * op->input_c,
                  .input_row_step = (size_t)op->dilation_h * op->input_w * op->input_c};
     int32_t top = -(int32_t)op->pad_top;
@@ -120,7 +134,7 @@ static void convolve(const ee_conv2d *op, const int8_t *input, const int8_t *ski
             } else {
                 at.rows.end = at.rows.first;
             }
-            convolve_pixel(op, &at, skip, output);
+            convolve_pixel(op, &finish, &at, skip, output);
             output += op->output_c;
             skip = skip == NULL ? NULL : skip + op->output_c;
         }

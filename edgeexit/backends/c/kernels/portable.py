@@ -36,16 +36,16 @@ NAME = "portable"
 Fields = dict[str, int | NDArray[np.integer[Any]] | Struct | None]
 
 
-def offer(step: Step, program: Program, core: Core) -> Implementation | None:
+def offer(step: Step, program: Program, core: Core) -> Implementation:
     """How plain C runs ``step``; every kind of step has an offer."""
-    function, source, parameters = _KERNELS[type(step)](step, program)
+    function, files, parameters = _KERNELS[type(step)](step, program)
     return Implementation(
         kernel_set=NAME,
         function=function,
         parameters=parameters,
         scratch_bytes=0,
         headers=("ee_kernels.h",),
-        sources=(f"kernels/portable_{source}.c",),
+        sources=tuple(f"kernels/portable_{file}.c" for file in files.split()),
     )
 
 
@@ -136,13 +136,13 @@ def _window(step: Window, program: Program, sums: NDArray[np.int64]) -> Struct:
 def _conv2d(step: Conv2D, program: Program) -> tuple[str, str, Struct]:
     sums = step.weights.sum(axis=(1, 2, 3), dtype=np.int64)
     suffix = "_add" if step.residual is not None else ""
-    return f"ee_conv2d_portable{suffix}", "conv", _window(step, program, sums)
+    return f"ee_conv2d_portable{suffix}", "conv dot", _window(step, program, sums)
 
 
 def _depthwise(step: DepthwiseConv2D, program: Program) -> tuple[str, str, Struct]:
     sums = step.weights.sum(axis=(0, 1), dtype=np.int64)
     suffix = "_add" if step.residual is not None else ""
-    return f"ee_depthwise_portable{suffix}", "depthwise", _window(step, program, sums)
+    return f"ee_depthwise_portable{suffix}", "depthwise dot", _window(step, program, sums)
 
 
 def _fully_connected(step: FullyConnected, program: Program) -> tuple[str, str, Struct]:
@@ -162,7 +162,7 @@ def _fully_connected(step: FullyConnected, program: Program) -> tuple[str, str, 
         "shift": step.shifts,
     }
     struct = Struct("ee_fully_connected", fields)
-    return "ee_fully_connected_portable", "fully_connected", struct
+    return "ee_fully_connected_portable", "fully_connected dot", struct
 
 
 def _broadcast(step: Add | Multiply, program: Program) -> Fields:
@@ -267,7 +267,7 @@ def _copy(step: Copy, program: Program) -> tuple[str, str, Struct]:
     return "ee_copy_portable", "copy", Struct("ee_copy", fields)
 
 
-# Each gives the function, the file that defines it, and its parameters.
+# Each gives the function, the files that it needs, and its parameters.
 _KERNELS: Mapping[type[Step], Callable[[Any, Program], tuple[str, str, Struct]]] = {
     Conv2D: _conv2d,
     DepthwiseConv2D: _depthwise,
