@@ -175,6 +175,7 @@ def test_the_seeds_are_compiled_as_they_are() -> None:
     assert all(compiled(content) is not None for content in seeds())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [blind, aware])
 def test_a_damaged_file_is_refused_or_compiled(damage: object) -> None:
     assert callable(damage)

@@ -67,7 +67,8 @@ class Addition:
     """``clamp(output_offset + rescale(rescale1((a + offset1) << left_shift) + rescale2(...)))``.
 
     ``offset1`` and ``offset2`` are negated zero points; ``output_offset`` is a zero point. A
-    subtraction is an addition whose second multiplier is negated.
+    subtraction is an addition with one multiplier negated: the value rescaled by its absolute is
+    subtracted. (Rescaling by the negative number rounds halves of 2^-20 the other way.)
     """
 
     left_shift: int
