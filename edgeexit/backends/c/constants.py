@@ -41,7 +41,7 @@ def identifier(name: str) -> str:
 
 def comment(text: str) -> str:
     """``text`` on one line in a comment that it cannot end."""
-    return re.sub(r"[^A-Za-z0-9 _.,:;()\[\]=<>+/-]", "?", text).replace("/", "|")[:_WIDTH]
+    return re.sub(r"[^A-Za-z0-9 _.,:;()\[\]=<>+-]", "_", text)[:_WIDTH]
 
 
 def string(text: str) -> str:
