@@ -35,6 +35,8 @@ _OPTIMIZE: dict[Part, str] = {"model": "-O2", "kernels": "-O3", "runtime": "-O2"
 _CALLS_STAY_CALLS = ("-fno-inline", "-fno-optimize-sibling-calls", "-fno-ipa-icf")
 _TIMEOUT_S = 600
 _CMSIS_NN = "cmsis_nn:"
+_CMSIS_NN_ON_HOST = ("-D__GNUC_PYTHON__", "-D__RESTRICT=__restrict")
+"""How Arm's headers are told that this is no Arm core."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def build_firmware(
         command = [str(gcc), *machine.flags, *_COMMON, _OPTIMIZE[unit.part]]
         command += ["-w"] if unit.name.startswith(_CMSIS_NN) else ["-Wall", "-Wextra"]
         command += _CALLS_STAY_CALLS if unit.part in ("model", "port") else ()
-        command += () if machine.is_host else ("-fcallgraph-info=su",)
+        command += _CMSIS_NN_ON_HOST if machine.is_host else ("-fcallgraph-info=su",)
         command += main_flags if unit.name == "profile_main.c" else ()
         command += flags
         key = hashlib.sha256("\n".join((version, headers, *command)).encode())
