@@ -55,7 +55,7 @@ def programs() -> dict[str, Program]:
         cases[key] = relu(conv(key, (4, 5, depth), depth + 1, (3, 3), (1, 1)))
         key = f"pointwise_c{depth}"
         cases[key] = relu(conv(key, (3, 3, depth), 2 * depth, (1, 1), (1, 1), padding=False))
-    cases["first_10x4"] = relu(conv("first_10x4", (49, 10, 1), 64, (10, 4), (2, 2)))
+    cases["first_10x4"] = relu(conv("first_10x4", (49, 10, 1), 32, (10, 4), (2, 2)))
     cases["dw_relu"] = relu(depthwise("dw_relu", (9, 7, 5), 1))
     cases["dw_zero_shift"] = shifted(depthwise("dw_zero_shift", (4, 4, 6), 1), 0)
     cases["dw_5x5"] = larger(depthwise("dw_5x5", (6, 7, 6), 1))

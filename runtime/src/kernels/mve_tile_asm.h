@@ -33,10 +33,10 @@
 
 /* Rescales both channels, narrows them to 16 bits and interleaves them into the vector `to`. */
 #define EE_TILE_RESCALE(FIX, to)                                                                   \
-    "vmov q0[2], q0[0], r4, r0\n"                                                                  \
-    "vmov q0[3], q0[1], r6, r2\n"                                                                  \
-    "vmov q1[2], q1[0], r12, r8\n"                                                                 \
-    "vmov q1[3], q1[1], lr, r10\n"                                                                 \
+    "vmov q0[2], q0[0], r0, r4\n"                                                                  \
+    "vmov q0[3], q0[1], r2, r6\n"                                                                  \
+    "vmov q1[2], q1[0], r8, r12\n"                                                                 \
+    "vmov q1[3], q1[1], r10, lr\n"                                                                 \
     "ldm r9!, {r0, r2, r4, r6, r8, r10}\n"                                                         \
     "vadd.i32 q0, q0, r0\n"                                                                        \
     "vadd.i32 q1, q1, r2\n"                                                                        \

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeexit.backends.c.kernels import mve_packing as packing
 from edgeexit.backends.c.kernels import portable
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
-from edgeexit.backends.c.kernels.dsp_packing import fold_bias, largest_sum, linear_addition
+from edgeexit.backends.c.kernels.dsp_packing import linear_addition
 from edgeexit.backends.c.kernels.mve_costs import count
 from edgeexit.backends.c.program import (
     Add,
@@ -317,10 +317,13 @@ def _folded(step: Window | FullyConnected, weights: NDArray[np.integer[Any]]) ->
     None if the kernels cannot take the step: a sum may leave int32, or a shift is positive.
     ``weights`` is [out_channels, elements].
     """
-    folded = fold_bias(step.bias, weights, step.input_offset)
+    wide = weights.astype(np.int64)
+    bias = step.bias.astype(np.int64)
+    folded = bias + step.input_offset * wide.sum(axis=1)
     if step.shifts.max() > 0 or step.shifts.min() < -31 or step.multipliers.min() < 0:
         return None
-    if max(largest_sum(folded, weights), int(np.abs(step.bias.astype(np.int64)).max())) >= 1 << 31:
+    largest = np.maximum(np.abs(bias), np.abs(folded)) + 255 * np.abs(wide).sum(axis=1)
+    if largest.max() >= 1 << 31:
         return None
     return folded.astype(np.int32)
 
