@@ -52,6 +52,14 @@ void ee_conv2d_mve_relu(const ee_mve_conv2d *op, const int8_t *input, int8_t *ou
 void ee_conv2d_mve_add(const ee_mve_conv2d *op, const int8_t *input, const int8_t *input2,
                        int8_t *output, void *scratch);
 
+/* 1x1, with stride 1 and without padding. */
+void ee_conv2d_mve_1x1(const ee_mve_conv2d *op, const int8_t *input, int8_t *output,
+                       void *scratch);
+void ee_conv2d_mve_1x1_relu(const ee_mve_conv2d *op, const int8_t *input, int8_t *output,
+                            void *scratch);
+void ee_conv2d_mve_1x1_add(const ee_mve_conv2d *op, const int8_t *input, const int8_t *input2,
+                           int8_t *output, void *scratch);
+
 /* 3x3, of 16, 32 or 64 input channels, with stride 1 or 2 in both directions; output_w >= 4 and
  * output_c a multiple of four. */
 void ee_conv2d_mve_3x3_c16_s1(const ee_mve_conv2d *op, const int8_t *input, int8_t *output,

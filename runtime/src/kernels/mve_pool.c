@@ -7,6 +7,15 @@
 /* Sums of four neighbouring channels over num_rows x num_columns pixels. */
 static int32x4_t add_up(const int8_t *row, int32_t num_rows, int32_t num_columns, uint32_t step,
                         uint32_t row_step, int32x4_t sum, mve_pred16_t active) {
+    if (active == 0xFFFFu) {
+        for (; num_rows != 0; num_rows--, row += row_step) {
+            const int8_t *value = row;
+            for (int32_t x = num_columns; x != 0; x--, value += step) {
+                sum = vaddq_s32(sum, vldrbq_s32(value));
+            }
+        }
+        return sum;
+    }
     for (; num_rows != 0; num_rows--, row += row_step) {
         const int8_t *value = row;
         for (int32_t x = num_columns; x != 0; x--, value += step) {

@@ -99,16 +99,20 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         blocks = -(-elements.shape[1] // 16)
         staged = residual is not None or padded_c != output_c
         scratch = 64 * blocks + 16 + (4 * padded_c if staged else 0)
-        function = f"ee_conv2d_mve{variant}"
+        pixelwise = (kernel_h, kernel_w) == (1, 1) and step.stride == (1, 1)
+        pixelwise = pixelwise and (input_h, input_w) == (output_h, output_w)
+        function = f"ee_conv2d_mve{'_1x1' if pixelwise else ''}{variant}"
         tiles = -(-pixels // 4)
-        vectors = kernel_h * -(-kernel_w * input_c // 16) if kernel_h > 1 else 0
+        rows = 0 if kernel_h == 1 else kernel_h
         work = {
             "tile_products": tiles * fours * (30 * (blocks // 2 * 2) + 28 * (blocks % 2)),
             "tile_fours": tiles * fours,
             "tiles": tiles,
-            "windows": pixels,
-            "window_vectors": pixels * vectors,
-            "staged_pixels": pixels if staged else 0,
+            "windows": 0 if pixelwise else pixels,
+            "window_rows": pixels * rows,
+            "window_vectors": pixels * rows * -(-kernel_w * input_c // 16),
+            "outside": 0 if pixelwise else _windows_outside(step, program),
+            "staged_tiles": tiles if staged else 0,
         }
     if residual is not None:
         work["added_fours"] = pixels * -(-output_c // 4)
@@ -360,6 +364,21 @@ def _addition(addition: Addition) -> Struct | None:
             "exact": portable.addition(addition) if linear is None else None,
         },
     )
+
+
+def _windows_outside(step: Conv2D, program: Program) -> int:
+    """Windows that reach outside the image."""
+    _, input_h, input_w, _ = program.buffers[step.inputs[0]].shape
+    _, output_h, output_w, _ = program.buffers[step.output].shape
+    _, kernel_h, kernel_w, _ = step.weights.shape
+    inside = 1
+    for size, places, kernel, stride, before in (
+        (input_h, output_h, kernel_h, step.stride[0], step.pad_top),
+        (input_w, output_w, kernel_w, step.stride[1], step.pad_left),
+    ):
+        starts = [place * stride - before for place in range(places)]
+        inside *= sum(start >= 0 and start + kernel <= size for start in starts)
+    return output_h * output_w - inside
 
 
 def _tiles_outside(
