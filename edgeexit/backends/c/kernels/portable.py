@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
+from edgeexit.backends.c.kernels.portable_costs import count
 from edgeexit.backends.c.program import (
     Add,
     Addition,
@@ -46,6 +47,7 @@ def offer(step: Step, program: Program, core: Core) -> Implementation:
         scratch_bytes=0,
         headers=("ee_kernels.h",),
         sources=tuple(f"kernels/portable_{file}.c" for file in files.split()),
+        instructions=count(step, program, core),
     )
 
 
