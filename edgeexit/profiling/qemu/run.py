@@ -30,6 +30,8 @@ _PROBLEMS = {
     11: "it could not read its samples",
     12: "a kernel wrote outside of the arena",
     13: "it could not write its results",
+    # QEMU aborts on a lockup, for instance where a handler finds no stack.
+    -6: "a fault ended it: lockup",
     14: "the runtime refused the model or the operating point",
     **{64 + number: f"a fault ended it: {name}" for number, name in (
         (2, "NMI"), (3, "HardFault"), (4, "MemManage"), (5, "BusFault"), (6, "UsageFault"),
@@ -182,6 +184,7 @@ def _execute(command: Sequence[str], folder: Path, timeout_s: float) -> None:
         raise EngineError(f"{what} cannot be started", given=exc, where=command[0]) from exc
     if done.returncode:
         said = done.stderr.strip().splitlines()
+        said = [line for line in said if "ockup" in line] or said
         raise EngineError(
             f"{what} failed: {_PROBLEMS.get(done.returncode, f'exit code {done.returncode}')}",
             given=said[-1] if said else None,
