@@ -7,7 +7,7 @@
  *
  * An output channel's rescaling is two steps, y = (2 acc * multiplier + 2^31) >> 32 and
  * (y - (y < 0) + rounding) >> shift, where rounding = 2^(shift - 1) + (output_offset << shift):
- * TFLite's double rounding, for 1 <= shift <= 21 and |acc| < 2^30. The compiler proves both.
+ * TFLite's double rounding where shift >= 1 and nothing overflows, which the compiler proves.
  */
 #ifndef EE_KERNELS_DSP_H
 #define EE_KERNELS_DSP_H

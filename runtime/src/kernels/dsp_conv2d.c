@@ -6,30 +6,54 @@
  */
 #include "ee_dsp.h"
 
-/* Where the pixels of a tile are; x and y are those of the next one's window. */
+/* Where windows are: x and y of the next one's corner, and between which corners windows lie in the
+ * input as a whole, with kernel rows in one piece each. */
 typedef struct {
     const ee_conv2d_dsp_op *op;
     const int8_t *input;
-    uint32_t output_x;
+    uint32_t row_bytes;  /* of a kernel row */
+    uint32_t line_bytes; /* from one kernel row to the next one, in the input */
+    int32_t most_x, most_y;
     int32_t x, y;
-} window;
+    uint32_t output_x;
+} walk;
 
-static void advance(window *w) {
+typedef struct {
+    int32_t x, y;
+} corner;
+
+static inline corner next(walk *w) {
     const ee_conv2d_dsp_op *op = w->op;
+    corner at = {w->x, w->y};
     w->x += op->stride_w;
     if (++w->output_x == op->output_w) {
         w->output_x = 0;
         w->x = -(int32_t)op->pad_left;
         w->y += op->stride_h;
     }
+    return at;
 }
 
+static inline bool is_inside(const walk *w, corner at) {
+    return at.x >= 0 && at.x <= w->most_x && at.y >= 0 && at.y <= w->most_y;
+}
+
+/* Of a corner inside. */
+static inline const int8_t *find(const walk *w, corner at) {
+    const ee_conv2d_dsp_op *op = w->op;
+    return w->input + ((uint32_t)at.y * op->input_w + (uint32_t)at.x) * op->input_c;
+}
+
+/* C libraries for small cores have byte loops for memset and memcpy, and compilers like to call
+ * them; EE_DSP_KEEP_LOOP keeps these loops of words. */
 static void copy(int8_t *to, const int8_t *from, uint32_t count) {
     for (; count >= 4; count -= 4, to += 4, from += 4) {
         ee_dsp_store(to, ee_dsp_load(from));
+        EE_DSP_KEEP_LOOP;
     }
     for (; count > 0; count--) {
         *to++ = *from++;
+        EE_DSP_KEEP_LOOP;
     }
 }
 
@@ -37,22 +61,24 @@ static int8_t *fill(int8_t *to, int32_t value, uint32_t count) {
     uint32_t word = (uint8_t)value * 0x01010101u;
     for (; count >= 4; count -= 4, to += 4) {
         ee_dsp_store(to, word);
+        EE_DSP_KEEP_LOOP;
     }
     for (; count > 0; count--) {
         *to++ = (int8_t)value;
+        EE_DSP_KEEP_LOOP;
     }
     return to;
 }
 
 /* One kernel row of one window, padding included, to `to`. */
-static void copy_row(const ee_conv2d_dsp_op *op, const int8_t *input, int32_t y, int32_t x,
-                     int8_t *to) {
+static void copy_row(const walk *w, int32_t y, int32_t x, int8_t *to) {
+    const ee_conv2d_dsp_op *op = w->op;
     uint32_t channels = op->input_c;
     if ((uint32_t)y >= op->input_h) {
-        fill(to, op->input_zero_point, op->kernel_w * channels);
+        fill(to, op->input_zero_point, w->row_bytes);
         return;
     }
-    const int8_t *row = input + (uint32_t)y * op->input_w * channels;
+    const int8_t *row = w->input + (uint32_t)y * op->input_w * channels;
     for (uint32_t i = 0; i < op->kernel_w; i++, x += op->dilation_w, to += channels) {
         if ((uint32_t)x >= op->input_w) {
             fill(to, op->input_zero_point, channels);
@@ -62,144 +88,177 @@ static void copy_row(const ee_conv2d_dsp_op *op, const int8_t *input, int32_t y,
     }
 }
 
-static bool is_inside(const ee_conv2d_dsp_op *op, int32_t y, int32_t x) {
-    return (uint32_t)y < op->input_h && x >= 0 && x + op->kernel_w <= op->input_w &&
-           op->dilation_w == 1;
-}
-
-/* One kernel row of one window: where it is in the input, or a copy in `edge`. */
-static const int8_t *find_row(const ee_conv2d_dsp_op *op, const int8_t *input, int32_t y, int32_t x,
-                              int8_t *edge) {
-    if (is_inside(op, y, x)) {
-        return input + ((uint32_t)y * op->input_w + (uint32_t)x) * op->input_c;
-    }
-    copy_row(op, input, y, x, edge);
-    return edge;
-}
-
-/* Rows of whole words are widened from where they are. */
-static void gather_words(const window *w0, const window *w1, int8_t *edge, int16_t *columns) {
-    const ee_conv2d_dsp_op *op = w0->op;
-    uint32_t row_words = op->kernel_w * (uint32_t)op->input_c / 4;
-    int32_t y0 = w0->y;
-    int32_t y1 = w1->y;
-    for (uint32_t i = 0; i < op->kernel_h; i++, y0 += op->dilation_h, y1 += op->dilation_h) {
-        const int8_t *row0 = find_row(op, w0->input, y0, w0->x, edge);
-        const int8_t *row1 = find_row(op, w1->input, y1, w1->x, edge + op->depth);
-        columns = ee_dsp_interleave(columns, row0, row1, row_words);
-    }
-}
-
-/* Any number of channels: a window is put together in bytes first. */
-static void gather_bytes(const window *w, int8_t *edge) {
+/* One window in bytes, padding included. What follows it meets weights that are zero. */
+static void copy_window(const walk *w, corner at, int8_t *to) {
     const ee_conv2d_dsp_op *op = w->op;
-    uint32_t row_bytes = op->kernel_w * (uint32_t)op->input_c;
-    int32_t y = w->y;
-    int8_t *to = edge;
-    for (uint32_t i = 0; i < op->kernel_h; i++, y += op->dilation_h, to += row_bytes) {
-        if (is_inside(op, y, w->x)) {
-            copy(to, w->input + ((uint32_t)y * op->input_w + (uint32_t)w->x) * op->input_c,
-                 row_bytes);
-        } else {
-            copy_row(op, w->input, y, w->x, to);
+    uint32_t row_bytes = w->row_bytes;
+    ee_dsp_store(to + op->depth - 4, 0);
+    if (row_bytes < 4 || !is_inside(w, at)) {
+        for (uint32_t i = op->kernel_h; i > 0; i--, at.y += op->dilation_h, to += row_bytes) {
+            copy_row(w, at.y, at.x, to);
         }
+        return;
     }
-    fill(to, 0, (uint32_t)(edge + op->depth - to));
+    const int8_t *from = find(w, at);
+    for (uint32_t i = op->kernel_h; i > 0; i--, from += w->line_bytes, to += row_bytes) {
+        for (uint32_t done = 0; done + 4 < row_bytes; done += 4) {
+            ee_dsp_store(to + done, ee_dsp_load(from + done));
+            EE_DSP_KEEP_LOOP;
+        }
+        ee_dsp_store(to + row_bytes - 4, ee_dsp_load(from + row_bytes - 4));
+    }
 }
 
-/* `pixels` windows from w on to columns, two by two; the last of an odd number stands twice. */
-static void gather(window *w, uint32_t pixels, int8_t *edge, int16_t *columns) {
+/* Two windows to columns. Those inside are widened from where they are, if rows are of words. */
+static inline void gather(const walk *w, corner first, corner second, int8_t *edge,
+                          int16_t *columns) {
     const ee_conv2d_dsp_op *op = w->op;
-    for (uint32_t i = 0; i < pixels; i += 2, columns += 2 * (uint32_t)op->depth) {
-        window first = *w;
-        advance(w);
-        window second = i + 1 < pixels ? *w : first;
-        if (i + 1 < pixels) {
-            advance(w);
+    if (op->input_c % 4 == 0 && is_inside(w, first) && is_inside(w, second)) {
+        const int8_t *row0 = find(w, first);
+        const int8_t *row1 = find(w, second);
+        for (uint32_t i = op->kernel_h; i > 0; i--) {
+            columns = ee_dsp_interleave(columns, row0, row1, w->row_bytes / 4);
+            row0 += w->line_bytes;
+            row1 += w->line_bytes;
         }
-        if (op->input_c % 4 == 0) {
-            gather_words(&first, &second, edge, columns);
-        } else {
-            gather_bytes(&first, edge);
-            gather_bytes(&second, edge + op->depth);
-            ee_dsp_interleave(columns, edge, edge + op->depth, op->depth / 4u);
-        }
+        return;
     }
+    copy_window(w, first, edge);
+    copy_window(w, second, edge + op->depth);
+    ee_dsp_interleave(columns, edge, edge + op->depth, op->depth / 4u);
 }
 
-/* A block of fewer than four channels, or without a second pixel, goes by way of `spare`. */
-static void run_partly(const ee_conv2d_dsp_op *op, const int16_t *columns, const int16_t *weights,
-                       const int32_t *block, int8_t *out, uint32_t channels, bool both,
-                       uint32_t entry) {
+/* Two pixels by four channels of which some are missing or inexact, by way of `spare`. */
+EE_DSP_COLD static void run_partly(const ee_conv2d_dsp_op *op, const ee_dsp_pass *pass,
+                                   uint32_t channels, bool both) {
     int8_t spare[8];
-    const int16_t *end = columns + 2 * (uint32_t)op->depth;
     if (op->rescale_exactly != 0) {
         int32_t sums[8];
-        ee_dsp_tile_sums(columns, weights, block, sums, NULL, end, entry);
+        ee_dsp_tile_sums(pass->columns, pass->weights, pass->block, sums, pass->end);
         for (uint32_t i = 0; i < 8; i++) {
-            const int32_t *channel = block + 4 + 3 * (i & 3);
+            const int32_t *channel = pass->block + 4 + 3 * (i & 3);
             int32_t value = ee_dsp_rescale(sums[i], channel[0], channel[2]) + channel[1];
             spare[i] = (int8_t)ee_dsp_clamp(value, INT8_MIN, INT8_MAX);
         }
     } else {
-        ee_dsp_tile(columns, weights, block, spare, spare + 4, end, entry);
+        ee_dsp_pass one = *pass;
+        one.out0 = spare;
+        one.out1 = spare + 4;
+        one.count = 1;
+        ee_dsp_tiles(&one);
     }
-    for (uint32_t i = 0; i < channels; i++) {
-        out[i] = spare[i];
+    for (uint32_t i = 0; i < channels && i < 4; i++) {
+        pass->out0[i] = spare[i];
         if (both) {
-            out[op->output_c + i] = spare[4 + i];
+            pass->out0[op->output_c + i] = spare[4 + i];
         }
     }
 }
 
-static void run_block(const ee_conv2d_dsp_op *op, const int16_t *columns, const int16_t *weights,
-                      const int32_t *block, int8_t *out, uint32_t pixels, uint32_t channels,
-                      uint32_t entry) {
-    uint32_t step = 2 * (uint32_t)op->depth;
-    uint32_t outputs = op->output_c;
-    bool fast = channels >= 4 && op->rescale_exactly == 0;
-    for (; pixels >= 2 && fast; pixels -= 2, columns += step, out += 2 * outputs) {
-        ee_dsp_tile(columns, weights, block, out, out + outputs, columns + step, entry);
+/* A tile of pixels for one block of channels, or, with a single pair of pixels, for more. */
+static void run_blocks(const ee_conv2d_dsp_op *op, ee_dsp_pass *pass, uint32_t pixels,
+                       uint32_t channels) {
+    const uint32_t step = 2 * (uint32_t)op->depth;
+    uint32_t whole = op->rescale_exactly == 0 ? channels / 4 : 0;
+    if (pixels == 2 && whole > 0) {
+        pass->count = whole;
+        pass->column_step = 0;
+        pass->weight_step = 8 * op->depth;
+        pass->block_step = 4 * EE_DSP_BLOCK_WORDS;
+        pass->out_step = 0;
+        ee_dsp_tiles(pass);
+    } else {
+        whole = 0;
     }
-    channels = channels < 4 ? channels : 4;
-    for (; pixels >= 2; pixels -= 2, columns += step, out += 2 * outputs) {
-        run_partly(op, columns, weights, block, out, channels, true, entry);
+    pass->weights += whole * 2 * step;
+    pass->block += whole * EE_DSP_BLOCK_WORDS;
+    pass->out0 += 4 * whole;
+    pass->out1 += 4 * whole;
+    for (uint32_t c = 4 * whole; c < channels; c += 4) {
+        ee_dsp_pass at = *pass;
+        uint32_t left = pixels;
+        if (c + 4 <= channels && pixels >= 2 && op->rescale_exactly == 0) {
+            at.count = pixels / 2;
+            at.column_step = (int32_t)(2 * step);
+            at.weight_step = 0;
+            at.block_step = 0;
+            at.out_step = 2 * op->output_c - 4;
+            ee_dsp_tiles(&at);
+            at.columns += at.count * step;
+            at.end += at.count * step;
+            at.out0 += at.count * 2 * op->output_c;
+            left &= 1;
+        }
+        while (left > 0) {
+            run_partly(op, &at, channels - c, left > 1);
+            at.columns += step;
+            at.end += step;
+            at.out0 += 2 * (uint32_t)op->output_c;
+            left -= left > 1 ? 2 : 1;
+        }
+        pass->weights += 2 * step;
+        pass->block += EE_DSP_BLOCK_WORDS;
+        pass->out0 += 4;
+        pass->out1 += 4;
     }
-    if (pixels > 0) {
-        run_partly(op, columns, weights, block, out, channels, false, entry);
+}
+
+/* All channels of a tile. int8 weights are widened block by block. */
+static void run_tile(const ee_conv2d_dsp_op *op, const int16_t *columns, int16_t *widened,
+                     int8_t *out, uint32_t pixels, uint32_t entry) {
+    const uint32_t depth = op->depth;
+    const int8_t *packed = op->weights8;
+    ee_dsp_pass pass = {
+        .columns = columns,
+        .weights = op->weights16,
+        .block = op->channels,
+        .out0 = out,
+        .out1 = out + op->output_c,
+        .end = columns + 2 * depth,
+        .entry = entry,
+    };
+    if (packed == NULL) {
+        run_blocks(op, &pass, pixels, op->output_c);
+        return;
+    }
+    for (uint32_t c = 0; c < op->output_c; c += 4, packed += 4 * depth) {
+        ee_dsp_widen_block(widened, packed, depth / 4);
+        pass.weights = widened;
+        run_blocks(op, &pass, pixels, op->output_c - c < 4 ? op->output_c - c : 4u);
     }
 }
 
 static void run(const ee_conv2d_dsp_op *op, const int8_t *input, const int8_t *skip, int8_t *output,
                 void *scratch) {
-    uint32_t depth = op->depth;
+    const uint32_t depth = op->depth;
     int16_t *columns = scratch;
     int16_t *widened = columns + op->tile * depth;
     int8_t *edge = (int8_t *)(op->weights16 == NULL ? widened + 4 * depth : widened);
     int8_t *result = edge + 2 * depth;
-    uint32_t entry = ee_dsp_entry(depth);
-    window w = {op, input, 0, -(int32_t)op->pad_left, -(int32_t)op->pad_top};
+    const uint32_t entry = ee_dsp_entry(depth);
+    walk w = {
+        .op = op,
+        .input = input,
+        .row_bytes = op->kernel_w * (uint32_t)op->input_c,
+        .line_bytes = op->dilation_h * (uint32_t)op->input_w * op->input_c,
+        .most_x = op->dilation_w == 1 ? op->input_w - op->kernel_w : -1,
+        .most_y = op->input_h - (op->kernel_h - 1) * op->dilation_h - 1,
+        .x = -(int32_t)op->pad_left,
+        .y = -(int32_t)op->pad_top,
+    };
+    const bool is_narrow = op->activation_min > INT8_MIN || op->activation_max < INT8_MAX;
     uint32_t left = (uint32_t)op->output_h * op->output_w;
-    bool narrow = op->activation_min > INT8_MIN || op->activation_max < INT8_MAX;
     while (left > 0) {
         uint32_t pixels = left < op->tile ? left : op->tile;
         uint32_t count = pixels * op->output_c;
         int8_t *to = skip != NULL ? result : output;
-        const int16_t *weights = op->weights16;
-        const int8_t *packed = op->weights8;
-        const int32_t *block = op->channels;
-        gather(&w, pixels, edge, columns);
-        for (uint32_t c = 0; c < op->output_c; c += 4, block += EE_DSP_BLOCK_WORDS) {
-            if (weights == NULL) {
-                ee_dsp_widen_block(widened, packed, depth / 4);
-                run_block(op, columns, widened, block, to + c, pixels, op->output_c - c, entry);
-                packed += 4 * depth;
-            } else {
-                run_block(op, columns, weights, block, to + c, pixels, op->output_c - c, entry);
-                weights += 4 * depth;
-            }
+        for (uint32_t i = 0; i < pixels; i += 2) {
+            corner first = next(&w);
+            corner second = i + 1 < pixels ? next(&w) : first;
+            gather(&w, first, second, edge, columns + i * depth);
         }
-        if (narrow) {
+        run_tile(op, columns, widened, to, pixels, entry);
+        if (is_narrow) {
             ee_dsp_clamp_all(to, count, op->activation_min, op->activation_max);
         }
         if (skip != NULL) {

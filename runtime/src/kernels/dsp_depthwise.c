@@ -6,48 +6,35 @@
  */
 #include "ee_dsp.h"
 
-/* Four channels of two neighbours, as a pair for each of four planes. */
-static inline void put(int32_t *slot, uint32_t plane, uint32_t first, uint32_t second) {
-    uint32_t even0 = ee_dsp_even(first);
-    uint32_t even1 = ee_dsp_even(second);
-    uint32_t odd0 = ee_dsp_odd(first);
-    uint32_t odd1 = ee_dsp_odd(second);
-    slot[0] = (int32_t)ee_dsp_lows(even0, even1);
-    slot[plane] = (int32_t)ee_dsp_lows(odd0, odd1);
-    slot[2 * plane] = (int32_t)ee_dsp_highs(even0, even1);
-    slot[3 * plane] = (int32_t)ee_dsp_highs(odd0, odd1);
-}
-
 /* The line at `input`, or one of padding if that is NULL, into the four planes. */
 static void load_line(const ee_depthwise_dsp_op *op, const int8_t *input, int32_t *slot) {
     const uint32_t plane = 3u * op->plane_words;
-    const uint32_t zeros = (uint8_t)op->input_zero_point * 0x01010101u;
+    const uint32_t padding = (uint8_t)op->input_zero_point * 0x01010101u;
     const uint32_t step = op->input_step;
     const int32_t *end = slot + plane;
-    if (input == NULL) {
-        for (; slot != end; slot += 3) {
-            put(slot, plane, zeros, zeros);
+    if (input != NULL) {
+        uint32_t left = op->line_in;
+        uint32_t words = op->plane_words;
+        if (op->line_pad != 0) {
+            ee_dsp_put(slot, plane, padding, ee_dsp_load(input));
+            input += step;
+            slot += 3;
+            left--;
+            words--;
         }
-        return;
-    }
-    const int8_t *last = input + (op->line_in - 1u) * step;
-    if (op->line_pad != 0) {
-        put(slot, plane, zeros, ee_dsp_load(input));
-        input += step;
-        slot += 3;
-    }
-    for (; slot != end && input < last; slot += 3) {
-        uint32_t first = ee_dsp_load(input);
-        uint32_t second = ee_dsp_load(input + step);
-        input += 2 * step;
-        put(slot, plane, first, second);
-    }
-    if (slot != end && input == last) {
-        put(slot, plane, ee_dsp_load(input), zeros);
-        slot += 3;
+        uint32_t whole = left / 2 < words ? left / 2 : words;
+        if (whole > 0) {
+            ee_dsp_split(slot, 4 * plane, input, step, whole);
+            slot += 3 * whole;
+            input += 2 * whole * step;
+        }
+        if (left % 2 != 0 && whole < words) {
+            ee_dsp_put(slot, plane, ee_dsp_load(input), padding);
+            slot += 3;
+        }
     }
     for (; slot != end; slot += 3) {
-        put(slot, plane, zeros, zeros);
+        ee_dsp_put(slot, plane, padding, padding);
     }
 }
 
@@ -73,14 +60,19 @@ static void load_weights(const ee_depthwise_dsp_op *op, const int8_t *from, int1
 /* Four channels of the whole image; input, output and channels are at the first of them. */
 static void run_block(const ee_depthwise_dsp_op *op, const int8_t *input, int8_t *output,
                       const int32_t *channels, int32_t *planes, const int16_t *weights) {
-    const uint32_t plane = 3u * op->plane_words;
     uint32_t steps = op->line_out;
-    ee_dsp_depthwise_args args = {.output_step = op->output_step, .odd = 0};
+    ee_dsp_depthwise_pass pass = {
+        .planes = planes,
+        .channels = channels,
+        .plane_bytes = 12u * op->plane_words,
+        .output_step = op->output_step,
+    };
     if (op->stride == 1) {
-        args.odd = steps > 1 ? steps & 1 : 0;
-        args.output_step = steps > 1 ? args.output_step : 0; /* a single output: see the loop */
+        pass.odd = steps > 1 ? steps & 1 : 0;
+        pass.output_step = steps > 1 ? pass.output_step : 0; /* both outputs of the only step */
         steps = steps > 1 ? steps / 2 : 1;
     }
+    pass.length = 12 * steps;
     int32_t line = -(int32_t)op->lines_pad; /* the next one to load */
     uint32_t slot = 0;                      /* where it goes */
     uint32_t missing = 3;
@@ -93,20 +85,12 @@ static void run_block(const ee_depthwise_dsp_op *op, const int8_t *input, int8_t
         }
         missing = op->stride;
         /* The topmost line is in `slot`: kernel line 0 belongs there. */
-        const int16_t *rotated = weights + 4 * (slot == 0 ? 0 : 3 - slot);
-        const int32_t *channel = channels;
-        const int32_t *values = planes;
-        for (uint32_t c = 0; c < 4; c++, values += plane, channel += 4, rotated += 20) {
-            args.multiplier = channel[0];
-            args.rounding = channel[1];
-            args.shift = channel[2];
-            args.bias = channel[3];
-            args.end = values + 3 * steps;
-            if (op->stride == 1) {
-                ee_dsp_depthwise_line_s1(values, rotated, output + c, &args);
-            } else {
-                ee_dsp_depthwise_line_s2(values, rotated, output + c, &args);
-            }
+        pass.weights = weights + 4 * (slot == 0 ? 0 : 3 - slot);
+        pass.out = output;
+        if (op->stride == 1) {
+            ee_dsp_depthwise_s1(&pass);
+        } else {
+            ee_dsp_depthwise_s2(&pass);
         }
     }
 }

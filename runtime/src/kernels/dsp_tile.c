@@ -17,6 +17,22 @@ uint32_t ee_dsp_entry(uint32_t depth) {
     return skipped * BYTES_PER_PAIR + 1; /* bit 0: Thumb */
 }
 
+static int32_t multiply_add(int32_t sum, const int16_t *a, const int16_t *b) {
+    return sum + a[0] * b[0] + a[1] * b[1];
+}
+
+void ee_dsp_tile_sums(const int16_t *columns, const int16_t *weights, const int32_t *block,
+                      int32_t *sums, const int16_t *end) {
+    for (int i = 0; i < 8; i++) {
+        sums[i] = block[i & 3];
+    }
+    for (; columns != end; columns += 4, weights += 8) {
+        for (int i = 0; i < 8; i++) {
+            sums[i] = multiply_add(sums[i], columns + 2 * (i >> 2), weights + 2 * (i & 3));
+        }
+    }
+}
+
 #if EE_DSP_ASM
 
 /* Arguments are in registers, where the compiler does not see them used. */
@@ -36,25 +52,6 @@ uint32_t ee_dsp_entry(uint32_t depth) {
     "smlad r7, r2, lr, r7\n"                                                                       \
     "smlad r11, r3, lr, r11\n"
 
-/* Leaves r2 (after the block's biases) and r3 at [sp]; out1, end and entry are at 44, 48, 52. */
-#define SUMS                                                                                       \
-    ".syntax unified\n"                                                                            \
-    "push {r4-r11, lr}\n"                                                                          \
-    "ldm r2!, {r4-r7}\n"                                                                           \
-    "push {r2, r3}\n"                                                                              \
-    "mov r8, r4\n"                                                                                 \
-    "mov r9, r5\n"                                                                                 \
-    "mov r10, r6\n"                                                                                \
-    "mov r11, r7\n"                                                                                \
-    "adr r2, 1f\n"                                                                                 \
-    "ldr r3, [sp, #52]\n"                                                                          \
-    "add r2, r3\n"                                                                                 \
-    "bx r2\n"                                                                                      \
-    ".balign 4\n"                                                                                  \
-    "1:\n" PAIR PAIR PAIR PAIR PAIR PAIR PAIR PAIR "ldr r2, [sp, #48]\n"                           \
-    "cmp r0, r2\n"                                                                                 \
-    "bne 1b\n"
-
 /* One channel of both pixels, from sums p and q. */
 #define RESCALE(p, q)                                                                              \
     "ldm r0!, {r2, r3, r12}\n"                                                                     \
@@ -73,20 +70,46 @@ uint32_t ee_dsp_entry(uint32_t depth) {
     "strb " p ", [r1], #1\n"                                                                       \
     "strb " q ", [lr], #1\n"
 
-__attribute__((naked)) void ee_dsp_tile(const int16_t *columns, const int16_t *weights,
-                                        const int32_t *block, int8_t *out0, int8_t *out1,
-                                        const int16_t *end, uint32_t entry) {
-    __asm__ volatile(SUMS "pop {r0, r1}\n"
-                          "ldr lr, [sp, #36]\n" RESCALE("r4", "r8") RESCALE("r5", "r9")
-                              RESCALE("r6", "r10") RESCALE("r7", "r11") "pop {r4-r11, pc}\n");
-}
-
-__attribute__((naked)) void ee_dsp_tile_sums(const int16_t *columns, const int16_t *weights,
-                                             const int32_t *block, int32_t *sums, int8_t *unused,
-                                             const int16_t *end, uint32_t entry) {
-    __asm__ volatile(SUMS "pop {r0, r1}\n"
-                          "stm r1, {r4-r11}\n"
-                          "pop {r4-r11, pc}\n");
+/* The fields of ee_dsp_pass stay at sp, `entry` as an address. */
+__attribute__((naked)) void ee_dsp_tiles(const ee_dsp_pass *pass) {
+    __asm__ volatile(
+        ".syntax unified\n"
+        "push {r4-r11, lr}\n"
+        "ldm r0, {r1-r12}\n"
+        "adr r0, 1f\n"
+        "add r7, r0\n"
+        "push {r1-r12}\n"
+        "0: ldm sp, {r0, r1, r2}\n"
+        "ldm r2, {r4-r7}\n"
+        "ldr r3, [sp, #24]\n"
+        "mov r8, r4\n"
+        "mov r9, r5\n"
+        "mov r10, r6\n"
+        "mov r11, r7\n"
+        "bx r3\n"
+        ".balign 4\n"
+        "1:\n" PAIR PAIR PAIR PAIR PAIR PAIR PAIR PAIR "ldr r2, [sp, #20]\n"
+        "cmp r0, r2\n"
+        "bne 1b\n"
+        "ldr r0, [sp, #8]\n"
+        "ldrd r1, lr, [sp, #12]\n"
+        "adds r0, #16\n" RESCALE("r4", "r8") RESCALE("r5", "r9") RESCALE("r6", "r10") RESCALE(
+            "r7", "r11") "add r2, sp, #28\n"
+                         "ldm r2, {r3-r7}\n" /* the four steps, and how many tiles are left */
+                         "ldm sp, {r8-r10}\n"
+                         "add r11, r1, r6\n"
+                         "add r12, lr, r6\n"
+                         "ldr lr, [sp, #20]\n"
+                         "add r8, r3\n"
+                         "add r9, r4\n"
+                         "add r10, r5\n"
+                         "add lr, r3\n"
+                         "stm sp, {r8-r12, lr}\n"
+                         "subs r7, #1\n"
+                         "str r7, [sp, #44]\n"
+                         "bne 0b\n"
+                         "add sp, #48\n"
+                         "pop {r4-r11, pc}\n");
 }
 
 #define GROUP_OF_ROW(word, sum)                                                                    \
@@ -163,31 +186,23 @@ __attribute__((naked)) void ee_dsp_widen_block(int16_t *weights, const int8_t *p
 
 #else
 
-static int32_t multiply_add(int32_t sum, const int16_t *a, const int16_t *b) {
-    return sum + a[0] * b[0] + a[1] * b[1];
-}
-
-void ee_dsp_tile_sums(const int16_t *columns, const int16_t *weights, const int32_t *block,
-                      int32_t *sums, int8_t *unused, const int16_t *end, uint32_t entry) {
-    (void)unused;
-    (void)entry;
-    for (int i = 0; i < 8; i++) {
-        sums[i] = block[i & 3];
-    }
-    for (; columns != end; columns += 4, weights += 8) {
+void ee_dsp_tiles(const ee_dsp_pass *pass) {
+    ee_dsp_pass at = *pass;
+    for (; at.count > 0; at.count--) {
+        int32_t sums[8];
+        ee_dsp_tile_sums(at.columns, at.weights, at.block, sums, at.end);
         for (int i = 0; i < 8; i++) {
-            sums[i] = multiply_add(sums[i], columns + 2 * (i >> 2), weights + 2 * (i & 3));
+            const int32_t *channel = at.block + 4 + 3 * (i & 3);
+            (i < 4 ? at.out0 : at.out1)[i & 3] = ee_dsp_rescale_fast(2 * sums[i], channel);
         }
-    }
-}
-
-void ee_dsp_tile(const int16_t *columns, const int16_t *weights, const int32_t *block, int8_t *out0,
-                 int8_t *out1, const int16_t *end, uint32_t entry) {
-    int32_t sums[8];
-    ee_dsp_tile_sums(columns, weights, block, sums, NULL, end, entry);
-    for (int i = 0; i < 8; i++) {
-        const int32_t *channel = block + 4 + 3 * (i & 3);
-        (i < 4 ? out0 : out1)[i & 3] = ee_dsp_rescale_fast(2 * sums[i], channel);
+        if (at.count > 1) {
+            at.columns += at.column_step / 2;
+            at.end += at.column_step / 2;
+            at.weights += at.weight_step / 2;
+            at.block += at.block_step / 4;
+            at.out0 += 4 + at.out_step;
+            at.out1 += 4 + at.out_step;
+        }
     }
 }
 

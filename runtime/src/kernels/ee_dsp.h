@@ -21,6 +21,9 @@
 #define EE_DSP_ASM 0
 #endif
 
+#define EE_DSP_KEEP_LOOP __asm__ volatile("" ::: "memory")
+#define EE_DSP_COLD __attribute__((noinline, cold))
+
 /* Words of int32 in a block of ee_conv2d_dsp_op.channels. */
 #define EE_DSP_BLOCK_WORDS 16
 
@@ -140,17 +143,28 @@ static inline int8_t ee_dsp_rescale_fast(int32_t doubled, const int32_t *channel
 #endif
 }
 
-/* Where in a tile's loop a depth enters it; its `entry`. */
+/* Where in a tile's loop a depth enters it; ee_dsp_pass.entry. */
 uint32_t ee_dsp_entry(uint32_t depth);
 
-/* Two pixels by four channels. columns: [depth / 2] (pair of pixel 0, pair of pixel 1); weights:
- * [depth / 2][4 channels] pairs; end is columns + 2 * depth. Writes four outputs to each out. */
-void ee_dsp_tile(const int16_t *columns, const int16_t *weights, const int32_t *block, int8_t *out0,
-                 int8_t *out1, const int16_t *end, uint32_t entry);
+/* Tiles of two pixels by four channels, one after another. columns: [depth / 2] (pair of pixel 0,
+ * pair of pixel 1); weights: [depth / 2][4 channels] pairs; end is columns + 2 * depth. Each tile
+ * writes four outputs to out0 and out1. Steps are in bytes: what is added after each tile, to the
+ * outs beside the four that they have moved. Read by assembly in this order. */
+typedef struct {
+    const int16_t *columns, *weights;
+    const int32_t *block;
+    int8_t *out0, *out1;
+    const int16_t *end;
+    uint32_t entry;
+    int32_t column_step, weight_step, block_step, out_step;
+    uint32_t count; /* of tiles, at least 1 */
+} ee_dsp_pass;
 
-/* The same, but writes the sums, bias included: four of pixel 0, four of pixel 1. */
+void ee_dsp_tiles(const ee_dsp_pass *pass);
+
+/* The sums of one tile, bias included: four of pixel 0, four of pixel 1. */
 void ee_dsp_tile_sums(const int16_t *columns, const int16_t *weights, const int32_t *block,
-                      int32_t *sums, int8_t *unused, const int16_t *end, uint32_t entry);
+                      int32_t *sums, const int16_t *end);
 
 /* One row by four channels; row: [depth / 4][2] pairs, weights as weights8. */
 void ee_dsp_row(const int16_t *row, const int8_t *weights, const int32_t *block, int32_t *sums,
@@ -163,21 +177,37 @@ int16_t *ee_dsp_interleave(int16_t *columns, const int8_t *pixel0, const int8_t 
 /* weights8 of one block to weights16; groups = depth / 4. */
 void ee_dsp_widen_block(int16_t *weights, const int8_t *packed, uint32_t groups);
 
-/* What ee_dsp_depthwise_line_s* needs beside its pointers; read by assembly in this order. */
+/* Four channels of one line of outputs, each output_step after the other. planes: for each channel
+ * [word][3 slots] pairs of neighbours in a line, plane_bytes apart; weights: for each channel and
+ * slot (w0, w1), (w1, w2), doubled, channels 40 bytes apart; channels as in ee_depthwise_dsp_op.
+ * length, not 0: the bytes of a plane that whole steps take, 12 each (stride 1: two outputs, stride
+ * 2: one); odd, at stride 1: whether one output follows them. Read by assembly in this order. */
 typedef struct {
-    int32_t multiplier, rounding, shift, bias;
-    const int32_t *end;
-    uint32_t output_step;
-    uint32_t odd; /* stride 1: whether the last pair of outputs is one output */
-} ee_dsp_depthwise_args;
+    const int32_t *planes;
+    const int16_t *weights;
+    int8_t *out;
+    const int32_t *channels;
+    uint32_t plane_bytes, length, odd, output_step;
+} ee_dsp_depthwise_pass;
 
-/* One channel of one line of outputs, output_step apart. planes: [word][3 slots] pairs of
- * neighbours in a line; weights: for each slot (w0, w1), (w1, w2), doubled. `end` is where planes
- * stands after the last full step (stride 1: two outputs, stride 2: one); there is a step. */
-void ee_dsp_depthwise_line_s1(const int32_t *planes, const int16_t *weights, int8_t *out,
-                              const ee_dsp_depthwise_args *args);
-void ee_dsp_depthwise_line_s2(const int32_t *planes, const int16_t *weights, int8_t *out,
-                              const ee_dsp_depthwise_args *args);
+void ee_dsp_depthwise_s1(const ee_dsp_depthwise_pass *pass);
+void ee_dsp_depthwise_s2(const ee_dsp_depthwise_pass *pass);
+
+/* Four channels of two neighbours, as a pair for each of four planes; plane in words. */
+static inline void ee_dsp_put(int32_t *slot, uint32_t plane, uint32_t first, uint32_t second) {
+    uint32_t even0 = ee_dsp_even(first);
+    uint32_t even1 = ee_dsp_even(second);
+    uint32_t odd0 = ee_dsp_odd(first);
+    uint32_t odd1 = ee_dsp_odd(second);
+    slot[0] = (int32_t)ee_dsp_lows(even0, even1);
+    slot[plane] = (int32_t)ee_dsp_lows(odd0, odd1);
+    slot[2 * plane] = (int32_t)ee_dsp_highs(even0, even1);
+    slot[3 * plane] = (int32_t)ee_dsp_highs(odd0, odd1);
+}
+
+/* The same for `words` pairs of neighbours, at least one; slots of a plane are 12 bytes apart. */
+void ee_dsp_split(int32_t *slot, uint32_t plane_bytes, const int8_t *input, uint32_t step,
+                  uint32_t words);
 
 /* Keeps count bytes within a range that is narrower than int8. */
 void ee_dsp_clamp_all(int8_t *values, uint32_t count, int32_t low, int32_t high);
