@@ -197,6 +197,26 @@ def test_a_stack_without_a_bound_is_said_to_have_none(trouble: str, where: str) 
     assert stack.unbounded == (where,)
 
 
+def test_a_call_through_a_pointer_reaches_what_has_an_address() -> None:
+    files = dict(hand_model.emission("calls[(uint8_t)input[0] & 1u]();").files)
+    files["kernels.c"] = files["kernels.c"].replace(
+        "void spin_kernel(",
+        "static void flat(void) {}\n"
+        "static void deep(void) { volatile int8_t a[500]; a[0] = 1; }\n"
+        "static void (*const calls[2])(void) = {flat, deep};\n"
+        "void spin_kernel(",
+        1,
+    )
+    folder = Path(mkdtemp(prefix="edgeexit-test-"))
+    FOLDERS.append(str(folder))
+    emission = hand_model.Emission("ee_model_hand", files, (), ())
+    stack = worst_stack(build_firmware(emission, machine("m4"), folder))
+    assert stack.unbounded == ()
+    assert stack.path[-1].function == "deep"
+    assert stack.worst_bytes is not None
+    assert stack.worst_bytes > 500
+
+
 def test_the_host_measures_no_stack() -> None:
     assert run_firmware(firmware("host"), SAMPLES[:1]).stack_bytes is None
 

@@ -35,6 +35,7 @@ _OPTIMIZE: dict[Part, str] = {"model": "-O2", "kernels": "-O3", "runtime": "-O2"
 _CALLS_STAY_CALLS = ("-fno-inline", "-fno-optimize-sibling-calls", "-fno-ipa-icf")
 _TIMEOUT_S = 600
 _CMSIS_NN = "cmsis_nn:"
+_TELLING = ("error:", "undefined reference", "overflowed")
 _CMSIS_NN_ON_HOST = ("-D__GNUC_PYTHON__", "-D__RESTRICT=__restrict")
 """How Arm's headers are told that this is no Arm core."""
 
@@ -227,7 +228,7 @@ def _execute(command: Sequence[str], problem: str) -> None:
         )  # fmt: skip
     except subprocess.CalledProcessError as exc:
         lines = str(exc.stderr).strip().splitlines()
-        errors = [line for line in lines if "error" in line or "overflowed" in line] or lines
+        errors = [line for line in lines if any(word in line for word in _TELLING)] or lines
         raise EngineError(problem, given="; ".join(errors[:5]), where=command[0]) from exc
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise EngineError(problem, given=exc, where=command[0]) from exc

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from edgeexit.errors import EngineError
 
-_SYMTAB, _NOBITS = 2, 8
+_SYMTAB, _NOBITS, _REL = 2, 8, 9
+# A word that is an address, and the low half of one in MOVW: taken, and not called.
+_ADDRESS_RELOCATIONS = (2, 47)
 _ALLOC = 2
 _KINDS = {0: "none", 1: "object", 2: "function", 3: "section", 4: "file"}
 
@@ -48,10 +50,14 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Elf:
-    """Sections and symbols, in the order of the file."""
+    """Sections and symbols, in the order of the file.
+
+    ``taken``, of an object file: the functions whose address is a value somewhere.
+    """
 
     sections: tuple[Section, ...]
     symbols: tuple[Symbol, ...]
+    taken: tuple[str, ...] = ()
 
     @cached_property
     def functions(self) -> dict[str, Symbol]:
@@ -107,7 +113,28 @@ def read_elf(path: Path) -> Elf:
         if header[1] == _SYMTAB:
             texts = sections[header[6]].content
             symbols += _symbols(_section_bytes(content, header), texts)
-    return Elf(sections, tuple(symbols))
+    taken: set[str] = set()
+    for header in headers:
+        if header[1] == _REL and sections[header[7]].allocated:
+            table_of_symbols = sections[header[6]]
+            texts = sections[headers[header[6]][6]].content
+            relocations = _section_bytes(content, header)
+            taken |= _taken(relocations, table_of_symbols.content, texts, symbols)
+    return Elf(sections, tuple(symbols), tuple(sorted(taken)))
+
+
+def _taken(relocations: bytes, table: bytes, texts: bytes, symbols: list[Symbol]) -> set[str]:
+    """Functions that relocations take the address of: by name, or as all of a section."""
+    found: set[str] = set()
+    for _, info in struct.iter_unpack("<2I", relocations):
+        if info & 0xFF in _ADDRESS_RELOCATIONS:
+            name, _, _, kind, _, section = struct.unpack_from("<3I2BH", table, 16 * (info >> 8))
+            if _KINDS.get(kind & 15) == "section":
+                found |= {s.name for s in symbols if s.kind == "function" and s.section == section}
+            else:
+                # A global of another file has no kind here; what is no function is not called.
+                found.add(_text(texts, name))
+    return found
 
 
 def _symbols(table: bytes, texts: bytes) -> list[Symbol]:

@@ -1,7 +1,8 @@
 """The deepest that a call of ``ee_run`` can go, from what the compiler says about every function.
 
-GCC writes a call graph with the bytes of each frame (``-fcallgraph-info=su``). The runtime's one
-indirect call runs the model's segments. Functions of the compiler's own library come without a
+GCC writes a call graph with the bytes of each frame (``-fcallgraph-info=su``). The runtime's
+indirect call runs the model's segments; one of a kernel may reach every function of a kernel whose
+address is taken. Functions of the compiler's own library come without a
 graph: their frames are read from their code, as the sum of all that lowers the stack pointer.
 
 A frame of the caller and of interrupts comes on top.
@@ -20,6 +21,7 @@ from edgeexit.profiling.qemu.elf import Elf, read_elf
 
 ROOT = "ee_run"
 _INDIRECT = "__indirect_call"
+_BY_ADDRESS = "__indirect_call of a kernel"
 _NODE = re.compile(r'node: \{ title: "([^"]*)" label: "([^"]*)"')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"')
 _FRAME = re.compile(r"(\d+) bytes \((\w+)[^)]*\)")
@@ -84,6 +86,7 @@ class _Graph:
         self.unbounded: set[str] = set()
         self.visited: dict[str, tuple[Frame, ...] | None] = {}
         engines: set[str] = set()
+        taken: set[str] = set()
         for unit in firmware.units:
             graph = unit.compiled.with_suffix(".ci")
             if not graph.exists():
@@ -96,12 +99,17 @@ class _Graph:
                         self.unbounded.add(name)
                     if unit.part == "model" and name.endswith(":run_segment"):
                         engines.add(name)
+            is_kernel = unit.part in ("kernels", "model")
             for caller, target in _EDGE.findall(text):
-                self.calls.setdefault(caller, set()).add(target)
-                if target == _INDIRECT and unit.part != "runtime":
-                    self.unbounded.add(caller)
+                called = _BY_ADDRESS if is_kernel and target == _INDIRECT else target
+                self.calls.setdefault(caller, set()).add(called)
+            if is_kernel:
+                taken |= set(read_elf(unit.compiled).taken)
         self.calls[_INDIRECT] = engines
-        self.frames[_INDIRECT] = 0
+        self.calls[_BY_ADDRESS] = {
+            name for name in self.frames if name.rpartition(":")[2] in taken
+        } - engines
+        self.frames[_INDIRECT] = self.frames[_BY_ADDRESS] = 0
 
     def deepest(self, name: str) -> tuple[Frame, ...]:
         """The frames from ``name`` on, along the calls that need most."""
@@ -117,9 +125,20 @@ class _Graph:
             self._read_library(name)
         ways = [self.deepest(target) for target in sorted(self.calls.get(name, ()))]
         below = max(ways, key=lambda way: sum(frame.bytes for frame in way), default=())
-        own = () if name == _INDIRECT else (Frame(name.rpartition(":")[2], self.frames[name]),)
+        own = (
+            ()
+            if name in (_INDIRECT, _BY_ADDRESS)
+            else (Frame(name.rpartition(":")[2], self.frames[name]),)
+        )
         self.visited[name] = (*own, *below)
         return (*own, *below)
+
+    def _bytes(self, name: str) -> int:
+        """A frame; GCC says 0 of a naked function, whatever its assembly pushes."""
+        symbol = self.elf.functions.get(name.rpartition(":")[2])
+        if self.frames[name] or symbol is None:
+            return self.frames[name]
+        return _pushed_bytes(self.elf.code(symbol))
 
     def _read_library(self, name: str) -> None:
         """Takes a frame from the code; a function that is not linked is called by nobody."""
