@@ -117,6 +117,8 @@ def _show_memory(out: Console, chain: QemuReport) -> None:
     rows.add_row("stack of ee_run: bound", _whole(chain.stack.worst_bytes))
     rows.add_row("stack of ee_run: seen", _whole(chain.stack.painted_bytes))
     out.print(rows)
+    if chain.stack.unbounded:
+        out.print(f"no bound, because of {', '.join(chain.stack.unbounded)}")
     out.print("deepest: " + ", ".join(f"{f.function} {f.bytes}" for f in chain.stack.path))
 
 
