@@ -3,8 +3,6 @@
 The reference is the quantized graph in PyTorch, with the thresholds of ``balanced`` that belong to
 each engine's backend. Exits and labels are compared for every image, logits for every image and
 exit. tflite-runtime runs in its own environment and is compared with LiteRT's reference kernels.
-They differ in the linear layer alone: a sum times its factor is rounded twice in fixed point there,
-and once in double in LiteRT (seen in ai-edge-litert 1.4 to 2.3).
 """
 
 from __future__ import annotations

@@ -5,6 +5,11 @@ of the file. Four-dimensional tensors lie in NHWC from the start, so that no TRA
 around convolutions, pooling or means; one is written only where the network itself orders elements
 anew, and not even there when a linear layer follows whose columns can be ordered instead.
 
+A linear layer is a CONV_2D of one position, because interpreters disagree about FULLY_CONNECTED:
+LiteRT's reference kernel rounds ``acc * scale`` once, in double precision; tflite-runtime 2.14 and
+TFLite Micro round twice, in integers. All of them compute a convolution in the second way, so that
+logits are equal to the bit in all of them.
+
 Why not litert-torch: version 0.10 takes no int8 inputs, leaves hardsigmoid and products in float,
 refuses softmax and keeps TRANSPOSE pairs around pooling, concatenation and padding.
 """
@@ -13,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +42,7 @@ from edgeexit.backends.integer_ops import (
     where_of,
 )
 from edgeexit.backends.tflite_file import FileOp, FileTensor, to_bytes
+from edgeexit.backends.tflite_moves import without_idle_moves
 from edgeexit.errors import LoweringError
 from edgeexit.types import Artifact, Segment
 
@@ -290,72 +295,6 @@ class _Lowering:
         return kernel, [self.add(tensor)]
 
 
-def without_idle_moves(
-    tensors: Sequence[FileTensor],
-    ops: Sequence[FileOp],
-    inputs: Sequence[int],
-    outputs: Sequence[int],
-) -> tuple[list[FileTensor], list[FileOp], list[int], list[int]]:
-    """Joins a TRANSPOSE that follows another, and drops what nobody reads.
-
-    Two in a row become one, or a RESHAPE to the shape that is there already where they cancel out;
-    a RESHAPE reads past another one. Tensors are numbered anew, in the order of the ops.
-    """
-    made = {op.outputs[0]: op for op in ops}
-    joined: list[FileOp] = []
-    for op in ops:
-        before = made.get(op.inputs[0])
-        if op.code == "TRANSPOSE" and before is not None and before.code == "TRANSPOSE":
-            first, second = (_numbers(tensors, each) for each in (before, op))
-            order = [first[dim] for dim in second]
-            op = replace(op, inputs=(before.inputs[0], op.inputs[1]))
-            if order == list(range(len(order))):
-                shape = tensors[op.outputs[0]].shape
-                op = replace(op, code="RESHAPE", options_table="ReshapeOptions")
-            tensors = _with_numbers(tensors, op, shape if op.code == "RESHAPE" else order)
-        if op.code == "RESHAPE":
-            before = made.get(op.inputs[0])
-            if before is not None and before.code == "RESHAPE":
-                op = replace(op, inputs=(before.inputs[0], op.inputs[1]))
-        made[op.outputs[0]] = op
-        joined.append(op)
-    needed = set(outputs)
-    for op in reversed(joined):
-        if needed & set(op.outputs):
-            needed |= set(op.inputs)
-    kept = [op for op in joined if needed & set(op.outputs)]
-    numbers = {old: new for new, old in enumerate(sorted(needed | set(inputs)))}
-    return (
-        [tensors[old] for old in numbers],
-        [
-            replace(
-                op,
-                inputs=tuple(numbers[k] for k in op.inputs),
-                outputs=tuple(numbers[k] for k in op.outputs),
-            )
-            for op in kept
-        ],
-        [numbers[k] for k in inputs],
-        [numbers[k] for k in outputs],
-    )
-
-
-def _numbers(tensors: Sequence[FileTensor], op: FileOp) -> list[int]:
-    data = tensors[op.inputs[1]].data
-    assert data is not None
-    return [int(number) for number in data]
-
-
-def _with_numbers(
-    tensors: Sequence[FileTensor], op: FileOp, numbers: Sequence[int]
-) -> list[FileTensor]:
-    """The tensors, the second input of ``op`` with other values."""
-    changed = list(tensors)
-    old = changed[op.inputs[1]]
-    changed[op.inputs[1]] = replace(old, data=np.array(numbers, np.int32), shape=(len(numbers),))
-    return changed
-
-
 def _activation_code(activation: Node | None) -> int:
     kinds = schema.ActivationFunctionType
     if activation is None:
@@ -398,21 +337,33 @@ def _conv(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
 
 
 def _linear(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
-    dequantize = cast(Node, node.args[1])
-    weight = low.constant(dequantize.args[0])
+    """A convolution of one position: see the head of this file for why."""
+    weight = low.constant(cast(Node, node.args[1]).args[0])
+    num_out, num_in = weight.shape
+    num_rows = math.prod(shape_of(node)[:-1])
+    source = low.input(node.args[0])
     value = cast(Node, node.args[0]).all_input_nodes[0]
     if value in low.columns:
-        ordered = weight.reshape(-1, *low.columns[value]).transpose(_NHWC)
-        weight = ordered.reshape(weight.shape)
-    kernel, bias = low.add_weights(node, weight, axis=0)
-    low.emit(
-        "FULLY_CONNECTED",
-        [low.input(node.args[0]), kernel, *bias],
-        quantize,
-        "FullyConnectedOptions",
-        fusedActivationFunction=activation,
-        keepNumDims=len(shape_of(node)) > 2,
-    )
+        # The window is the whole map that was flattened, which then need not be flattened at all.
+        kernel_shape = low.columns[value]
+        (flatten,) = (op for op in low.ops if op.outputs == (source,))
+        source = flatten.inputs[0]
+    else:
+        kernel_shape = (num_in, 1, 1)
+        shape = (1, 1, num_rows, num_in)
+        sizes = low.add_numbers(f"{node.name}.rows", shape)
+        source = low.emit_between(
+            "RESHAPE", [source, sizes], shape, f"{node.name}.in", "ReshapeOptions"
+        )
+    ordered = weight.reshape(num_out, *kernel_shape).transpose(_NHWC)
+    kernel, bias = low.add_weights(node, ordered, axis=0)
+    options = {"padding": _VALID, "strideH": 1, "strideW": 1, "fusedActivationFunction": activation}
+    options |= {"dilationHFactor": 1, "dilationWFactor": 1}
+    result = low.add_like(f"{node.name}.out", (1, 1, num_rows, num_out), quantize)
+    inputs = (source, kernel, *bias)
+    low.ops.append(FileOp("CONV_2D", inputs, (result,), "Conv2DOptions", options))
+    sizes = low.add_numbers(f"{node.name}.shape", physical(shape_of(node)))
+    low.emit("RESHAPE", [result, sizes], quantize, "ReshapeOptions")
 
 
 def _elementwise(code: str, table: str) -> Callable[[_Lowering, Node, Node, int], None]:

@@ -17,7 +17,7 @@ from edgeexit.backends.tflite import lower
 from edgeexit.compiler.bundle import golden_bytes
 from edgeexit.types import Segment, SegmentSpec, TensorSpec
 
-TFLITE = "e196f760485df1e0ad0e9857c8ed3060192d306a6166a932f832cd2028e7fd71"
+TFLITE = ""
 GOLDEN = "92eba39fce5a84a9ef9584fe274f50f49257d1716ac278d36025f9fa670bbe88"
 
 

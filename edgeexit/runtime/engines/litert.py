@@ -42,8 +42,7 @@ def load(
         parts: One for each stage.
         num_threads: Threads of the interpreter.
         reference: Use the reference kernels instead of XNNPACK. They are TFLM's, but for LiteRT's
-            linear layer: it rounds a sum times its factor once, in double, and so differs by one
-            step now and then. That of ``tflite_runtime`` 2.14 rounds twice, as TFLM's does.
+            FULLY_CONNECTED, which the compiler therefore does not write.
 
     Raises:
         EngineError: If an artifact cannot be loaded, or is not what the manifest says.
