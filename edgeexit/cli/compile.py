@@ -49,6 +49,13 @@ from edgeexit.cli.output import emit, json_option, progress
     help="What the point 'balanced' may lose of the accuracy without early exits; 'accurate' may "
     "lose half of it, 'frugal' three times as much.",
 )
+@click.option(
+    "--cmsis-nn",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="CMSIS_NN_PATH",
+    metavar="DIR",
+    help="CMSIS-NN's root, for C; the extra 'mcu' brings one. [$CMSIS_NN_PATH]",
+)
 @click.option("--name", help="The model's name in the bundle; that of the folder if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @json_option
@@ -60,6 +67,7 @@ def command(
     target: str,
     backends: tuple[str, ...],
     max_accuracy_drop: float,
+    cmsis_nn: Path | None,
     name: str | None,
     overwrite: bool,
     as_json: bool,
@@ -93,6 +101,7 @@ def command(
             max_accuracy_drop=max_accuracy_drop,
             name=name,
             overwrite=overwrite,
+            cmsis_nn=cmsis_nn,
             progress=report,
         )
     emit(facts_of(bundle), as_json=as_json, show=lambda out: show_bundle(out, bundle))

@@ -28,6 +28,20 @@ def artifact_specs(artifacts: Sequence[Artifact]) -> tuple[ArtifactSpec, ...]:
     )
 
 
+def tflite_of(artifacts: Sequence[Artifact], segment: int | None) -> bytes:
+    """The ``.tflite`` file of a segment; None is the static network.
+
+    Raises:
+        LoweringError: There is none.
+    """
+    for artifact in artifacts:
+        if artifact.backend == "tflite" and (segment, None) in artifact.parts:
+            return artifact.content
+    raise LoweringError(
+        "C is made of .tflite segments", wanted="the backend tflite", where=f"segment {segment}"
+    )
+
+
 def load(
     engine: str,
     artifacts: Sequence[Artifact],

@@ -60,6 +60,7 @@ def write_bundle(
     vectors: Mapping[str, NDArray[Any]],
     output: Path,
     *,
+    sources: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Writes a bundle and opens it.
@@ -69,6 +70,7 @@ def write_bundle(
         artifacts: The files of all backends.
         vectors: The golden vectors.
         output: The folder to make; its parents are made too.
+        sources: Path -> content of the files of ``manifest.firmware``.
         overwrite: Replace a bundle that is there.
 
     Raises:
@@ -82,6 +84,7 @@ def write_bundle(
         golden=FileSpec(GOLDEN, hashlib.sha256(golden).hexdigest(), len(golden)),
     )
     files = {artifact.path: artifact.content for artifact in artifacts}
+    files |= sources or {}
     files |= {GOLDEN: golden, "manifest.json": to_json(manifest)}
     write_folder(files, output, replace=overwrite, check=open_bundle)
     return open_bundle(output)

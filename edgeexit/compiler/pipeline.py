@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeexit.backends.base import load_backend
+from edgeexit.backends.c import links_of
 from edgeexit.compiler import golden, verify
+from edgeexit.compiler.artifacts import tflite_of
 from edgeexit.compiler.bundle import tool_versions, write_bundle
 from edgeexit.compiler.canonicalize import canonicalize
 from edgeexit.compiler.check import check
 from edgeexit.compiler.decisions import decision_for, drops_for
 from edgeexit.compiler.export import export
+from edgeexit.compiler.firmware import compile_firmware
 from edgeexit.compiler.partition import partition
 from edgeexit.compiler.quantize import quantize
 from edgeexit.compiler.samples import input_spec, real_batches, spread
@@ -38,6 +41,7 @@ def compile_model(
     name: str | None = None,
     overwrite: bool = False,
     num_range_samples: int = 512,
+    cmsis_nn: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
     """Compiles a multi-exit network into a bundle.
@@ -54,6 +58,8 @@ def compile_model(
         name: The model's name in the bundle; that of the folder, if None.
         overwrite: Replace a bundle that is at ``output``.
         num_range_samples: Samples whose ranges are collected for quantization.
+        cmsis_nn: The root of CMSIS-NN, for targets whose C may use it; that of the extra ``mcu``
+            if None.
         progress: Told the name of each pass, how many passes are done, and how many there are.
 
     Returns:
@@ -63,7 +69,7 @@ def compile_model(
         CompileError: A pass could not do its work; the subclass and the message say which and why.
         ModelError: The model does not fit the data.
         DataError: The calibration split is not usable.
-        TargetError: No such target, or it does not take a backend.
+        TargetError: No such target, it does not take a backend, or the program does not fit it.
         EngineError: An engine that selects thresholds is not installed, or failed.
         StorageError: The output exists, or the disk is full; nothing is left behind.
     """
@@ -71,7 +77,8 @@ def compile_model(
     device = load_target(target)
     backends = tuple(dict.fromkeys(device.backends if backends is None else backends))
     samples = data.calibration
-    begin = _Progress(progress, num_passes=5 + 3 * len(backends))
+    called = name or output.name.removesuffix(".eexit")
+    begin = _Progress(progress, num_passes=5 + 3 * len(backends) + device.emits_c)
 
     begin("check")  # what is known to go wrong goes wrong before any minute is spent
     check(model, data, device, backends, max_accuracy_drop, output, overwrite)
@@ -118,10 +125,23 @@ def compile_model(
         )
         verify.selected(points[backend], drops)
 
+    firmware, sources = None, dict[str, bytes]()
+    if device.emits_c:
+        begin("emit C")  # last, because thresholds are constants of the program
+        firmware, sources = compile_firmware(
+            called,
+            [tflite_of(artifacts, segment.spec.index) for segment in segments],
+            links_of([segment.spec for segment in segments]),
+            decision,
+            points["tflite"],
+            device,
+            cmsis_nn,
+        )
+
     begin("write")  # whole or not at all
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        name=name or output.name.removesuffix(".eexit"),
+        name=called,
         target=device.name,
         num_classes=model.num_classes,
         class_names=data.class_names,
@@ -132,12 +152,12 @@ def compile_model(
         decision=decision,
         points=points,
         artifacts=(),
-        firmware=None,
+        firmware=firmware,
         golden=FileSpec("", "", 0),
         tools=tool_versions(backends),
     )
     vectors = golden.vectors(verified, segments, artifacts, device.engines, manifest)
-    return write_bundle(manifest, artifacts, vectors, output, overwrite=overwrite)
+    return write_bundle(manifest, artifacts, vectors, output, sources=sources, overwrite=overwrite)
 
 
 class _Progress:

@@ -1,0 +1,127 @@
+"""Pass 7b, for targets that run C: the chain's ``.tflite`` segments as constants and kernel calls.
+
+Thresholds are those that were chosen for ``tflite``: LiteRT's reference kernels give the logits
+that the C gives, to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeexit.backends.c import ChainInfo, ChainPoint, CProgram, Link, build
+from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
+from edgeexit.backends.c.plan_peak import require_arena
+from edgeexit.backends.c.plan_picture import draw
+from edgeexit.errors import TargetError
+from edgeexit.targets import Target
+from edgeexit.types import DecisionSpec, FileSpec, FirmwareSpec, LayerSpec, OperatingPoint
+
+DEFAULT_POINT = "balanced"
+FOLDER = "c"
+
+
+def compile_firmware(
+    name: str,
+    contents: Sequence[bytes],
+    links: Sequence[Sequence[Link]],
+    decision: DecisionSpec,
+    points: Sequence[OperatingPoint],
+    target: Target,
+    cmsis_nn: Path | None,
+) -> tuple[FirmwareSpec, dict[str, bytes]]:
+    """Compiles a chain to C for a target.
+
+    Args:
+        name: The model's name.
+        contents: The ``.tflite`` file of each segment.
+        links: For each segment, where its inputs come from.
+        decision: The rule and its tables.
+        points: Operating points of ``tflite``, from the costliest to the cheapest.
+        target: Where it will run.
+        cmsis_nn: CMSIS-NN's root; the extra ``mcu`` if None. Used for targets that ask for it.
+
+    Returns:
+        What the manifest says of it, and path -> content of its files.
+
+    Raises:
+        LoweringError: An op or a type that the C backend does not know.
+        TargetError: The program does not fit the target.
+    """
+    if target.core is None:
+        raise TargetError(
+            f"the target {target.name!r} runs no C", wanted="a target with a [core] and a [c]"
+        )
+    names = [point.name for point in points]
+    chain = ChainInfo(
+        name=name,
+        decision=decision,
+        points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
+        default_point=names.index(DEFAULT_POINT) if DEFAULT_POINT in names else 0,
+    )
+    found = find_cmsis_nn(cmsis_nn) if "cmsis_nn" in target.kernel_sets else None
+    program = build(
+        contents,
+        links,
+        chain,
+        target.core,
+        kernel_sets=target.kernel_sets,
+        cmsis_nn=found.root if found else None,
+    )
+    _require_fit(program, target)
+    files = {f"{FOLDER}/{path}": text.encode() for path, text in program.emission.files.items()}
+    picture = draw(program.program, program.implementations, program.plan, title=name)
+    files[f"{FOLDER}/arena.svg"] = picture.encode()
+    return _spec(program, target.core.name, files), files
+
+
+def _require_fit(program: CProgram, target: Target) -> None:
+    if target.limits is None:
+        return
+    require_arena(
+        program.program,
+        program.implementations,
+        program.plan,
+        limit_bytes=target.limits.arena_bytes,
+        target=target.name,
+    )
+    constant_bytes = sum(layer.constant_bytes for layer in program.layers)
+    limit_bytes = target.limits.model_flash_bytes
+    if constant_bytes > limit_bytes:
+        largest = sorted(program.layers, key=lambda layer: -layer.constant_bytes)[:4]
+        raise TargetError(
+            f"the weights need more flash than {target.name} has for them",
+            wanted=f"at most {limit_bytes:,} B",
+            given=f"{constant_bytes:,} B, {constant_bytes - limit_bytes:,} B too many",
+            where="largest: " + ", ".join(f"{la.name} ({la.constant_bytes:,} B)" for la in largest),
+            hint="fewer channels, or a target with more flash",
+        )
+
+
+def _spec(program: CProgram, core: str, files: dict[str, bytes]) -> FirmwareSpec:
+    return FirmwareSpec(
+        core=core,
+        symbol=program.emission.symbol,
+        files=tuple(
+            FileSpec(path, hashlib.sha256(content).hexdigest(), len(content))
+            for path, content in files.items()
+        ),
+        sources=program.emission.sources,
+        arena_bytes=program.plan.arena_bytes,
+        lower_bound_bytes=program.plan.lower_bound_bytes,
+        layers=tuple(
+            LayerSpec(
+                name=layer.name,
+                segment=layer.segment,
+                kind=layer.kind,
+                kernel_set=layer.kernel_set,
+                function=layer.function,
+                macs=layer.macs,
+                constant_bytes=layer.constant_bytes,
+                scratch_bytes=layer.scratch_bytes,
+                instructions=layer.instructions,
+            )
+            for layer in program.layers
+        ),
+    )
