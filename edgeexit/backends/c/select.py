@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeexit.backends.c.kernels import portable
+from edgeexit.backends.c.kernels import cmsis_nn, dsp, mve, portable
 from edgeexit.backends.c.kernels.base import Core, Implementation, KernelSet
 from edgeexit.backends.c.program import Program, Step
 from edgeexit.errors import ArgumentError, LoweringError
@@ -20,7 +20,7 @@ KERNEL_SETS = ("packed", "cmsis_nn", "portable")
 """Names, in the order in which they are preferred where nothing was counted."""
 
 # Several modules may share a name: they serve different cores.
-_MODULES: tuple[KernelSet, ...] = (portable,)
+_MODULES: tuple[KernelSet, ...] = (mve, dsp, cmsis_nn, portable)
 
 
 @dataclass(frozen=True)
