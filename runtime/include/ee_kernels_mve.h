@@ -1,4 +1,5 @@
-/* Parameters of the kernels for cores with Helium (Armv8.1-M MVE: Cortex-M55, M85), and the kernels.
+/* Parameters of the kernels for cores with Helium (Armv8.1-M MVE: Cortex-M55, M85), and the
+ * kernels.
  *
  * Form, tensors and arithmetic are those of ee_kernels.h. What differs: weights are packed by the
  * compiler in the order in which a kernel reads them, the input offset is folded into the bias
@@ -53,8 +54,7 @@ void ee_conv2d_mve_add(const ee_mve_conv2d *op, const int8_t *input, const int8_
                        int8_t *output, void *scratch);
 
 /* 1x1, with stride 1 and without padding. */
-void ee_conv2d_mve_1x1(const ee_mve_conv2d *op, const int8_t *input, int8_t *output,
-                       void *scratch);
+void ee_conv2d_mve_1x1(const ee_mve_conv2d *op, const int8_t *input, int8_t *output, void *scratch);
 void ee_conv2d_mve_1x1_relu(const ee_mve_conv2d *op, const int8_t *input, int8_t *output,
                             void *scratch);
 void ee_conv2d_mve_1x1_add(const ee_mve_conv2d *op, const int8_t *input, const int8_t *input2,

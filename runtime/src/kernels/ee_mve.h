@@ -29,7 +29,9 @@ static inline mve_pred16_t vctp8q(uint32_t count) {
     return (mve_pred16_t)(count >= 16u ? 0xFFFFu : (1u << count) - 1u);
 }
 
-static inline mve_pred16_t vctp32q(uint32_t count) { return vctp8q(count >= 4u ? 16u : count * 4u); }
+static inline mve_pred16_t vctp32q(uint32_t count) {
+    return vctp8q(count >= 4u ? 16u : count * 4u);
+}
 
 static inline int8x16_t vldrbq_s8(const int8_t *from) {
     int8x16_t to;

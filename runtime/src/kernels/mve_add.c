@@ -28,8 +28,8 @@ static __attribute__((noinline)) void add_all_exactly(const ee_mve_addition *op,
     const int32x4_t high = vdupq_n_s32(op->activation_max);
     for (uint32_t at = 0; at < num_bytes; at += 4u) {
         const mve_pred16_t active = vctp32q(num_bytes - at);
-        const int32x4_t sum = add_exactly(op->exact, vldrbq_z_s32(a + at, active),
-                                          vldrbq_z_s32(b + at, active));
+        const int32x4_t sum =
+            add_exactly(op->exact, vldrbq_z_s32(a + at, active), vldrbq_z_s32(b + at, active));
         vstrbq_p_s32(output + at, vminq_s32(vmaxq_s32(sum, low), high), active);
     }
 }

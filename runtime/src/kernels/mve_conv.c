@@ -91,8 +91,8 @@ static __attribute__((noinline)) void convolve(const ee_mve_conv2d *op, const in
     const bool staged = skip != NULL || padded_c != op->output_c;
     int8_t *const stage = scratch + 4u * window_bytes + 16u;
     sizes bytes = {.row = op->input_w * op->input_c, .window_row = op->kernel_w * op->input_c};
-    bytes.most_start = (op->input_h - op->kernel_h + 1) * bytes.row -
-                       (bytes.window_row + 15) / 16 * 16;
+    bytes.most_start =
+        (op->input_h - op->kernel_h + 1) * bytes.row - (bytes.window_row + 15) / 16 * 16;
     ee_mve_tile tile = make_tile(op);
     set_pixel_offsets(&tile, 4u, padded_c);
     int32_t top = -(int32_t)op->pad_top;

@@ -6,9 +6,10 @@
 #include "mve_tile.h"
 
 /* Scratch: a tile's three input rows, of 3 * stride + 3 pixels, and with `skip` a row of output. */
-static __attribute__((noinline)) void convolve(const ee_mve_conv2d *op, const int8_t *input, const int8_t *skip,
-                            int8_t *output, int8_t *scratch, int32_t channels, int32_t stride,
-                            void (*multiply)(ee_mve_tile *)) {
+static __attribute__((noinline)) void convolve(const ee_mve_conv2d *op, const int8_t *input,
+                                               const int8_t *skip, int8_t *output, int8_t *scratch,
+                                               int32_t channels, int32_t stride,
+                                               void (*multiply)(ee_mve_tile *)) {
     const int32_t input_w = op->input_w, input_h = op->input_h;
     const int32_t row_bytes = input_w * channels;
     const int32_t num_columns = 3 * stride + 3;

@@ -99,9 +99,8 @@ void ee_depthwise_mve(const ee_mve_depthwise *op, const int8_t *input, int8_t *o
             const int32_t *record = op->parameters;
             for (uint32_t c = 0; c < op->channels; c += 4u, record += record_words) {
                 const mve_pred16_t active = vctp32q(op->channels - c);
-                const int32x4_t sum =
-                    sum_window(op, first + c, (const int8_t *)(record + 12), rows, columns,
-                               vldrwq_s32(record), active);
+                const int32x4_t sum = sum_window(op, first + c, (const int8_t *)(record + 12), rows,
+                                                 columns, vldrwq_s32(record), active);
                 const int32x4_t result =
                     ee_mve_requantize(sum, vldrwq_s32(record + 4), vldrwq_s32(record + 8),
                                       op->output_offset, op->activation_min, op->activation_max);

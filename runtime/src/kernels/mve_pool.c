@@ -105,9 +105,8 @@ void ee_mean_mve(const ee_mean *op, const int8_t *input, int8_t *output, void *s
             const int32x4_t sum = add_up(input + c, 1, (int32_t)op->reduced, op->inner, 0u,
                                          vdupq_n_s32(op->sum_offset), active);
             vstrbq_p_s32(output + c,
-                         ee_mve_requantize(sum, vdupq_n_s32(op->multiplier),
-                                           vdupq_n_s32(op->shift), op->output_offset, INT8_MIN,
-                                           INT8_MAX),
+                         ee_mve_requantize(sum, vdupq_n_s32(op->multiplier), vdupq_n_s32(op->shift),
+                                           op->output_offset, INT8_MIN, INT8_MAX),
                          active);
         }
         output += op->inner;

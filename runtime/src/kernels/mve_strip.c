@@ -232,12 +232,12 @@ _Static_assert(offsetof(ee_mve_strip, rows) == 60, "known to assembly");
 // clang-format on
 
 #define DEFINE(stride)                                                                             \
-    __attribute__((naked)) void ee_mve_strip_3x3_s##stride(                                        \
-        __attribute__((unused)) ee_mve_strip *strip) {                                             \
+    __attribute__((naked)) void ee_mve_strip_3x3_s##stride(__attribute__((unused))                 \
+                                                           ee_mve_strip *strip) {                  \
         __asm volatile(STRIDE_##stride(FIX, CLAMP));                                               \
     }                                                                                              \
-    __attribute__((naked)) void ee_mve_strip_3x3_s##stride##_relu(                                 \
-        __attribute__((unused)) ee_mve_strip *strip) {                                             \
+    __attribute__((naked)) void ee_mve_strip_3x3_s##stride##_relu(__attribute__((unused))          \
+                                                                  ee_mve_strip *strip) {           \
         __asm volatile(STRIDE_##stride(NO_FIX, SATURATE));                                         \
     }
 

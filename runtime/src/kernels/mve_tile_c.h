@@ -23,10 +23,10 @@ static inline void ee_tile_in_c(ee_mve_tile *tile, uint32_t num_blocks, ee_tile_
                         sum = ee_dot(window(tile, pixel, block), record + block * 32u + i * 16u,
                                      16u, sum);
                     }
-                    tile->output[tile->pixel_offsets[pixel] + half + 2u * i] = ee_clamp(
-                        ee_requantize((int32_t)sum, numbers[2u + i], numbers[4u + i]) +
-                            tile->output_offset,
-                        tile->activation_min, tile->activation_max);
+                    tile->output[tile->pixel_offsets[pixel] + half + 2u * i] =
+                        ee_clamp(ee_requantize((int32_t)sum, numbers[2u + i], numbers[4u + i]) +
+                                     tile->output_offset,
+                                 tile->activation_min, tile->activation_max);
                 }
             }
             record += num_blocks * 32u + sizeof numbers;

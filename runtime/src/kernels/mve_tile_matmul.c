@@ -47,9 +47,7 @@ static const int8_t *window(const ee_mve_tile *tile, uint32_t pixel, uint32_t bl
     return x[pixel] + block * 16u;
 }
 
-void ee_mve_tile_matmul(ee_mve_tile *tile) {
-    ee_tile_in_c(tile, tile->restart.num_blocks, window);
-}
+void ee_mve_tile_matmul(ee_mve_tile *tile) { ee_tile_in_c(tile, tile->restart.num_blocks, window); }
 
 void ee_mve_tile_matmul_relu(ee_mve_tile *tile) { ee_mve_tile_matmul(tile); }
 #endif

@@ -84,6 +84,7 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         elements = packing.by_blocks_of_channels(step.weights)
         patch = 3 * (3 * stride + 3) * input_c
         scratch = patch + (output_w * output_c if residual is not None else 0)
+        key = "conv2d_3x3"
         function = f"ee_conv2d_mve_3x3_c{input_c}_s{stride}{variant}"
         tiles = output_h * -(-output_w // 4)
         outside = _tiles_outside(step, input_h, input_w, output_h, output_w)
@@ -101,9 +102,11 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         scratch = 64 * blocks + 16 + (4 * padded_c if staged else 0)
         pixelwise = (kernel_h, kernel_w) == (1, 1) and step.stride == (1, 1)
         pixelwise = pixelwise and (input_h, input_w) == (output_h, output_w)
-        function = f"ee_conv2d_mve{'_1x1' if pixelwise else ''}{variant}"
+        key = "conv2d_1x1" if pixelwise else "conv2d"
+        function = f"ee_{key.replace('2d', '2d_mve')}{variant}"
         tiles = -(-pixels // 4)
         rows = 0 if kernel_h == 1 else kernel_h
+        outside = 0 if pixelwise else _windows_outside(step, program)
         work = {
             "tile_products": tiles * fours * (30 * (blocks // 2 * 2) + 28 * (blocks % 2)),
             "tile_fours": tiles * fours,
@@ -111,10 +114,15 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
             "windows": 0 if pixelwise else pixels,
             "window_rows": pixels * rows,
             "window_vectors": pixels * rows * -(-kernel_w * input_c // 16),
-            "outside": 0 if pixelwise else _windows_outside(step, program),
+            "long_rows": pixels * rows if kernel_w * input_c > 16 else 0,
+            "outside": outside,
+            "outside_rows": outside * kernel_h,
             "staged_tiles": tiles if staged else 0,
         }
+    if variant != "_relu":
+        work["exact_fours"] = tiles * fours
     if residual is not None:
+        work["additions"] = output_h if direct else tiles
         work["added_fours"] = pixels * -(-output_c // 4)
     fields: _Fields = {
         "input_h": input_h,
@@ -145,7 +153,7 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         scratch_bytes=scratch,
         headers=("ee_kernels_mve.h",),
         sources=_sources(*sources, "add"),
-        instructions=count(core, "conv2d_3x3" if direct else "conv2d", work),
+        instructions=count(core, key, work),
     )
 
 
@@ -234,9 +242,7 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
         "output_offset": step.output_offset,
         "activation_min": step.activation_min,
         "activation_max": step.activation_max,
-        "weights": packing.pack_fully_connected(
-            step.weights, bias, step.multipliers, step.shifts
-        ),
+        "weights": packing.pack_fully_connected(step.weights, bias, step.multipliers, step.shifts),
     }
     return Implementation(
         kernel_set=NAME,
@@ -278,7 +284,9 @@ def _add(step: Add, program: Program, core: Core) -> Implementation | None:
     )
 
 
-def _as_portable(step: Pool2D | Mean | Table, program: Program, core: Core) -> Implementation | None:
+def _as_portable(
+    step: Pool2D | Mean | Table, program: Program, core: Core
+) -> Implementation | None:
     """The kernels whose parameters are those of plain C."""
     plain = portable.offer(step, program, core)
     work: Mapping[str, int]
@@ -302,8 +310,6 @@ def _as_portable(step: Pool2D | Mean | Table, program: Program, core: Core) -> I
             "vectors": vectors,
             "pixels": output_h * output_w,
         }
-    if plain is None:
-        return None
     return Implementation(
         kernel_set=NAME,
         function=f"ee_{name}_mve",
@@ -329,7 +335,8 @@ def _folded(step: Window | FullyConnected, weights: NDArray[np.integer[Any]]) ->
     largest = np.maximum(np.abs(bias), np.abs(folded)) + 255 * np.abs(wide).sum(axis=1)
     if largest.max() >= 1 << 31:
         return None
-    return folded.astype(np.int32)
+    result: Int32 = folded.astype(np.int32)
+    return result
 
 
 def _rounds(step: Window) -> bool:
@@ -381,15 +388,11 @@ def _windows_outside(step: Conv2D, program: Program) -> int:
     return output_h * output_w - inside
 
 
-def _tiles_outside(
-    step: Window, input_h: int, input_w: int, output_h: int, output_w: int
-) -> int:
+def _tiles_outside(step: Window, input_h: int, input_w: int, output_h: int, output_w: int) -> int:
     """Tiles of four output pixels whose windows reach outside the image."""
     stride, span = step.stride[0], 3 * step.stride[0] + 3
     last = output_w - 4
-    lefts = [
-        min(4 * i, last) * stride - step.pad_left for i in range(-(-output_w // 4))
-    ]
+    lefts = [min(4 * i, last) * stride - step.pad_left for i in range(-(-output_w // 4))]
     columns = sum(left >= 0 and left + span <= input_w for left in lefts)
     tops = [y * stride - step.pad_top for y in range(output_h)]
     rows = sum(top >= 0 and top + 3 <= input_h for top in tops)

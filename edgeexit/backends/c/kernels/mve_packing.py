@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.backends.c.program import Int8, Int32
+
+_Integer = TypeVar("_Integer", np.int8, np.int32)
 
 _VECTOR = 16
 """Bytes in a vector."""
@@ -13,7 +17,7 @@ _CHANNELS = 4
 """Output channels that a kernel computes together."""
 
 
-def pad(values: NDArray[np.int8] | Int32, *units: int) -> NDArray[np.integer]:
+def pad(values: NDArray[_Integer], *units: int) -> NDArray[_Integer]:
     """Zeros after the end of the first dimensions, until each is a multiple of its unit."""
     widths = [(0, -size % unit) for size, unit in zip(values.shape, units, strict=False)]
     widths += [(0, 0)] * (values.ndim - len(widths))
@@ -46,7 +50,8 @@ def pack_convolution(weights: Int8, bias: Int32, multipliers: Int32, shifts: Int
     words = blocks.reshape(blocks.shape[0], 2, -1).view(np.int32)
     numbers = _in_fours(bias, multipliers, shifts).reshape(-1, 3, 2, 2).transpose(0, 3, 1, 2)
     records = (words, numbers.reshape(-1, 2, 6))
-    return np.concatenate(records, axis=2).reshape(-1)
+    stream: Int32 = np.concatenate(records, axis=2).reshape(-1)
+    return stream
 
 
 def pack_fully_connected(weights: Int8, bias: Int32, multipliers: Int32, shifts: Int32) -> Int32:
@@ -56,7 +61,8 @@ def pack_fully_connected(weights: Int8, bias: Int32, multipliers: Int32, shifts:
     blocks = np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
     words = blocks.reshape(blocks.shape[0], -1).view(np.int32)
     numbers = _in_fours(bias, multipliers, shifts).reshape(-1, 12)
-    return np.concatenate((words, numbers), axis=1).reshape(-1)
+    stream: Int32 = np.concatenate((words, numbers), axis=1).reshape(-1)
+    return stream
 
 
 def pack_depthwise(weights: Int8, bias: Int32, multipliers: Int32, shifts: Int32) -> Int32:
@@ -72,7 +78,8 @@ def pack_depthwise(weights: Int8, bias: Int32, multipliers: Int32, shifts: Int32
     blocks = pad(taps, _CHANNELS).reshape(-1, _CHANNELS, taps.shape[1]).transpose(0, 2, 1)
     words = np.ascontiguousarray(blocks).reshape(blocks.shape[0], -1).view(np.int32)
     numbers = _in_fours(bias, multipliers, shifts).reshape(-1, 12)
-    return np.concatenate((numbers, words), axis=1).reshape(-1)
+    stream: Int32 = np.concatenate((numbers, words), axis=1).reshape(-1)
+    return stream
 
 
 def pack_depthwise_3x3(weights: Int8, bias: Int32, multipliers: Int32, shifts: Int32) -> Int32:
@@ -80,7 +87,8 @@ def pack_depthwise_3x3(weights: Int8, bias: Int32, multipliers: Int32, shifts: I
     taps = np.zeros((weights.shape[2], 12), np.int8)
     taps[:, :9] = weights.reshape(9, -1).T
     numbers = np.stack((bias, multipliers, shifts), axis=1)
-    return np.concatenate((numbers, taps.view(np.int32)), axis=1).reshape(-1)
+    stream: Int32 = np.concatenate((numbers, taps.view(np.int32)), axis=1).reshape(-1)
+    return stream
 
 
 def _in_fours(bias: Int32, multipliers: Int32, shifts: Int32) -> Int32:
