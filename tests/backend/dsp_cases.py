@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import c_host
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.backends.c.chain import single_exit
+from edgeexit.backends.c.chain import ChainInfo, ChainPoint, single_exit
 from edgeexit.backends.c.emit import emit
 from edgeexit.backends.c.kernels import dsp, portable
 from edgeexit.backends.c.kernels.base import Core
@@ -28,8 +29,10 @@ from edgeexit.backends.c.program import (
     ProgramSegment,
     Step,
 )
+from edgeexit.types import DecisionSpec
 
 Int8 = NDArray[np.int8]
+PADDING = 77
 CORTEX_M4 = Core("cortex-m4", dsp=True, mve=False, cost="m4")
 
 
@@ -117,17 +120,65 @@ def programs() -> dict[str, Program]:
     return cases
 
 
-def make(program: Program, key: str) -> c_host.Model:
+def merged(cases: Mapping[str, Program]) -> tuple[Program, ChainInfo]:
+    """All cases as one chain: a segment each, of the same input, padded to one size of output."""
+    sizes = [(p.buffers[p.input].num_bytes, _output(p).num_bytes) for p in cases.values()]
+    num_inputs, num_outputs = (max(column) for column in zip(*sizes, strict=True))
+    buffers = [Buffer("input", (1, num_inputs), 0.05, 3)]
+    segments = []
+    for key, program in cases.items():
+        start = len(buffers)
+        buffers += [replace(each, name=f"{key}_{each.name}") for each in program.buffers]
+        steps: list[Step] = [
+            _copy(f"take_{key}", 0, start + program.input, sizes[len(segments)][0])
+        ]
+        for step in program.steps:
+            inputs = tuple(start + number for number in step.inputs)
+            steps.append(
+                replace(step, name=f"{key}_{step.name}", inputs=inputs, output=start + step.output)
+            )
+        output = start + program.segments[-1].logits
+        steps.append(
+            replace(
+                _copy(f"give_{key}", output, len(buffers), sizes[len(segments)][1]), fill=PADDING
+            )
+        )
+        segments.append(ProgramSegment(tuple(steps), len(buffers)))
+        buffers.append(Buffer(f"answer_{key}", (1, num_outputs), 0.05, 3))
+    point = ChainPoint("static", (1,) * len(cases))
+    chain = ChainInfo("merged", DecisionSpec("patience", ()), (point,))
+    return Program(tuple(buffers), 0, tuple(segments)), chain
+
+
+def _output(program: Program) -> Buffer:
+    return program.buffers[program.segments[-1].logits]
+
+
+def _copy(name: str, source: int, target: int, count: int) -> Copy:
+    return Copy(
+        name=name,
+        inputs=(source,),
+        output=target,
+        extents=(1, 1, 1, count),
+        input_start=0,
+        input_strides=(0, 0, 0, 1),
+        output_start=0,
+        output_strides=(0, 0, 0, 1),
+    )
+
+
+def make(program: Program, key: str, chain: ChainInfo | None = None) -> c_host.Model:
     """Packed kernels where they are offered, plain C elsewhere."""
     outputs = tuple(segment.logits for segment in program.segments)
-    program = c_host._with_answer(program)
+    if chain is None:
+        program = c_host._with_answer(program)
     offers = [
         dsp.offer(step, program, CORTEX_M4) or portable.offer(step, program, CORTEX_M4)
         for step in program.steps
     ]
     implementations = tuple(each for each in offers if each is not None)
     planned = plan(program, implementations)
-    emission = emit(program, implementations, planned, single_exit(key))
+    emission = emit(program, implementations, planned, chain or single_exit(key))
     return c_host.Model(program, implementations, planned, emission, outputs)
 
 

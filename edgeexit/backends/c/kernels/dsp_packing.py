@@ -47,7 +47,7 @@ def fold_bias(
         weights: int [out_channels, elements].
         input_offset: The negated zero point of the input.
     """
-    return bias.astype(np.int64) + input_offset * weights.sum(axis=1, dtype=np.int64)
+    return np.asarray(bias.astype(np.int64) + input_offset * weights.sum(axis=1, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def rescaling(
     factors, signed = multipliers.astype(np.int64), shifts.astype(np.int64)
     lowest = _output(least, factors, signed, output_offset)
     is_constant = lowest == _output(most, factors, signed, output_offset)
-    is_constant &= largest < 1 << 31
+    is_constant &= (factors >= 0) & (largest << np.maximum(signed, 0) < 1 << 31)
     right = np.where(is_constant, 1, -signed)
     rounding = np.where(
         is_constant, 1 + 2 * lowest, (1 << np.maximum(right - 1, 0)) + (output_offset << abs(right))
@@ -126,13 +126,12 @@ def _output(
     shifts: NDArray[np.int64],
     output_offset: int,
 ) -> NDArray[np.int64]:
-    """What sums become, kept within int8; it grows with the sum if nothing overflows."""
-    left = np.clip(sums << np.maximum(shifts, 0), -(1 << 31), (1 << 31) - 1)
-    high = (left * multipliers + (1 << 30)) >> 31
+    """What sums become, kept within int8: the more, the larger, if nothing overflows."""
+    high = ((sums << np.maximum(shifts, 0)) * multipliers + (1 << 30)) >> 31
     right = np.maximum(-shifts, 0)
     half = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0)
     rounded = (high - ((high < 0) & (right > 0)) + half) >> right
-    return np.clip(rounded + output_offset, -128, 127)
+    return np.asarray(np.clip(rounded + output_offset, -128, 127))
 
 
 def pack_channels(values: Rescaling) -> Int32:
@@ -144,7 +143,7 @@ def pack_channels(values: Rescaling) -> Int32:
     rescale = np.zeros((count, 3), np.int64)
     rescale[:channels] = np.stack((values.multipliers, values.rounding, values.shifts), axis=1)
     blocks = np.concatenate((bias.reshape(-1, 4), rescale.reshape(-1, 12)), axis=1)
-    return blocks.reshape(-1).astype(np.int32)
+    return np.asarray(blocks.reshape(-1).astype(np.int32))
 
 
 def add_exactly(addition: Addition) -> NDArray[np.int64]:
