@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgeexit.cli.inspect import facts_of, show_bundle
 from edgeexit.cli.models import load_trained
 from edgeexit.cli.output import emit, json_option, progress
+from edgeexit.errors import ArgumentError
 
 
 @click.command(
     name="compile",
-    epilog="\b\nExample:\n"
-    "  edgeexit compile resnet8 --weights cifar10 --data cifar10 -o resnet8.eexit",
+    epilog="\b\nExamples:\n"
+    "  edgeexit compile resnet8 --weights cifar10 --data cifar10 -o resnet8.eexit\n"
+    "  edgeexit compile resnet8 --weights cifar10 --data cifar10 --target cortex-m4 -o m4.eexit\n"
+    "  edgeexit compile model.tflite --target cortex-m55 -o model.eexit",
 )
 @click.argument("model")
 @click.option(
     "--data",
     "source",
-    required=True,
     metavar="SOURCE",
-    help="Where ranges and thresholds come from: a name, an .npz file or an image folder.",
+    help="Where ranges and thresholds come from: a name, an .npz file or an image folder. Needed "
+    "for everything but a .tflite file.",
 )
 @click.option(
     "--output",
@@ -61,7 +65,7 @@ from edgeexit.cli.output import emit, json_option, progress
 @json_option
 def command(
     model: str,
-    source: str,
+    source: str | None,
     output: Path,
     weights: str | None,
     target: str,
@@ -75,33 +79,60 @@ def command(
     """Turn MODEL into a bundle.
 
     MODEL is a network of the zoo (resnet8), a folder made by edgeexit train, or
-    package.module:function, called without arguments.
+    package.module:function, called without arguments. An int8 .tflite file becomes a chain with
+    one exit, as it is.
     """
     from edgeexit.targets import load_target
 
     load_target(target)  # complains before the seconds that it takes to load the compiler
+    shared: dict[str, Any] = {
+        "target": target,
+        "output": output,
+        "name": name,
+        "overwrite": overwrite,
+        "cmsis_nn": cmsis_nn,
+    }
     with progress() as report:
         report("load the compiler", 0, 0)
-        from edgeexit import data
-        from edgeexit.compiler.pipeline import compile_model
+        if model.endswith(".tflite"):
+            _refuse_options(source=source, weights=weights, backends=backends)
+            from edgeexit.compiler.from_tflite import compile_tflite
 
-        splits = data.load(source, progress=report)
-        network = load_trained(
-            model,
-            weights=weights,
-            num_classes=splits.num_classes,
-            in_channels=splits.image_shape[2],
-        )
-        bundle = compile_model(
-            network,
-            data=splits,
-            target=target,
-            output=output,
-            backends=backends or None,
-            max_accuracy_drop=max_accuracy_drop,
-            name=name,
-            overwrite=overwrite,
-            cmsis_nn=cmsis_nn,
-            progress=report,
-        )
+            bundle = compile_tflite(model, progress=report, **shared)
+        elif source is None:
+            raise ArgumentError(
+                "ranges and thresholds come from data",
+                wanted="--data SOURCE; only a .tflite file needs none",
+                given=f"compile {model}",
+            )
+        else:
+            from edgeexit import data
+            from edgeexit.compiler.pipeline import compile_model
+
+            splits = data.load(source, progress=report)
+            network = load_trained(
+                model,
+                weights=weights,
+                num_classes=splits.num_classes,
+                in_channels=splits.image_shape[2],
+            )
+            bundle = compile_model(
+                network,
+                data=splits,
+                backends=backends or None,
+                max_accuracy_drop=max_accuracy_drop,
+                progress=report,
+                **shared,
+            )
     emit(facts_of(bundle), as_json=as_json, show=lambda out: show_bundle(out, bundle))
+
+
+def _refuse_options(**given: object) -> None:
+    """Complains of options that mean nothing for a ``.tflite`` file."""
+    for name, value in given.items():
+        if value:
+            raise ArgumentError(
+                "a .tflite file is compiled as it is",
+                wanted="neither --data nor --weights nor --backend",
+                given=f"{name}={value!r}",
+            )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeexit.runtime.bundle import Bundle
-    from edgeexit.types import Rule, TensorSpec
+    from edgeexit.types import FirmwareSpec, Rule, TensorSpec
 
 
 @click.command(name="inspect", epilog="\b\nExample:\n  edgeexit inspect resnet8.eexit --json")
@@ -85,15 +85,41 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
             )
         out.print(rows)
 
+    if manifest.firmware is not None:
+        _show_firmware(out, manifest.firmware)
+
     files = table("Files", "path", "backend", "implements", "bytes", left=3)
     for artifact in manifest.artifacts:
         static = artifact.segment is None
         part = "the network without early exits" if static else f"segment {artifact.segment}"
         method = f" ({artifact.method})" if artifact.method else ""
         files.add_row(artifact.path, artifact.backend, part + method, f"{artifact.num_bytes:,}")
+    for source in manifest.firmware.files if manifest.firmware else ():
+        files.add_row(source.path, "c", "the chain", f"{source.num_bytes:,}")
     files.add_row(manifest.golden.path, "", "golden vectors", f"{manifest.golden.num_bytes:,}")
     out.print(files)
     out.print("made with " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items()))
+
+
+def _show_firmware(out: Console, firmware: FirmwareSpec) -> None:
+    constants = sum(layer.constant_bytes for layer in firmware.layers)
+    layers = table(
+        f"C for {firmware.core}: an arena of {firmware.arena_bytes:,} B, of which no plan can need "
+        f"less than {firmware.lower_bound_bytes:,}; {constants:,} B of weights; instructions are modelled "
+        "from counted costs",
+        *("layer", "kernel", "MACs", "weights", "scratch", "instructions"),
+        left=2,
+    )
+    for layer in firmware.layers:
+        layers.add_row(
+            layer.name,
+            layer.function,
+            count(layer.macs),
+            f"{layer.constant_bytes:,}",
+            f"{layer.scratch_bytes:,}",
+            count(layer.instructions),
+        )
+    out.print(layers)
 
 
 def _threshold(rule: Rule, threshold: int) -> str:

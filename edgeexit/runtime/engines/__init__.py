@@ -107,6 +107,8 @@ def _parts(
     parts = []
     for segment, takes, gives in ends:
         artifact = by_segment.get(segment)
+        if segment is None and artifact is None and len(segments) == 1:
+            artifact = by_segment.get(0)  # a chain of one segment is its own static network
         if artifact is None or artifact.path not in contents:
             raise EngineError(
                 "the bundle lacks an artifact",

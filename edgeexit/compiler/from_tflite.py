@@ -1,0 +1,248 @@
+"""The short way: any int8 ``.tflite`` model as a chain with one exit.
+
+Nothing is trained, quantized or cut; the file becomes the one segment, and C for targets that run
+it. What a file has in float32 or uint8 outside its int8 ops is left to the caller: the bundle takes
+and gives int8, with the scale and zero point that its manifest states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from edgeexit.backends.c import CHAIN_INPUT, Link
+from edgeexit.backends.c.flatbuffer import MAX_BYTES
+from edgeexit.backends.c.legalize import (
+    Edge,
+    input_edge,
+    output_edge,
+    program_from_chain,
+    program_from_file,
+)
+from edgeexit.backends.c.program import Conv2D, DepthwiseConv2D, FullyConnected, Program
+from edgeexit.backends.c.reader import read_model
+from edgeexit.compiler.artifacts import load
+from edgeexit.compiler.bundle import tool_versions, write_bundle
+from edgeexit.compiler.check import check_output
+from edgeexit.compiler.firmware import compile_firmware
+from edgeexit.errors import DataError, LoweringError, TargetError
+from edgeexit.runtime.bundle import Bundle
+from edgeexit.runtime.decision import MAX_CLASSES, RULES
+from edgeexit.runtime.manifest import SCHEMA_VERSION
+from edgeexit.runtime.session import all_logits
+from edgeexit.targets import load_target
+from edgeexit.types import (
+    Artifact,
+    DecisionSpec,
+    FileSpec,
+    InputSpec,
+    Manifest,
+    OperatingPoint,
+    SegmentSpec,
+    TensorSpec,
+)
+
+NUM_GOLDEN_SAMPLES = 8
+_PATH = "segments/0.tflite"
+_IDENTIFIER = b"TFL3"
+# The one exit always answers: the rule that needs neither a table nor a second class.
+_RULE = DecisionSpec("patience", ((),))
+
+
+def compile_tflite(
+    model: str | Path,
+    *,
+    target: str | Path = "host",
+    output: str | Path,
+    name: str | None = None,
+    overwrite: bool = False,
+    cmsis_nn: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Bundle:
+    """Compiles an int8 ``.tflite`` file into a bundle with one exit.
+
+    Args:
+        model: The file; its last output, ``[1, N]``, is taken for logits.
+        target: Name of a target, or a TOML file of one's own.
+        output: The folder to make, by convention ``NAME.eexit``.
+        name: The model's name in the bundle; that of the folder, if None.
+        overwrite: Replace a bundle that is at ``output``.
+        cmsis_nn: The root of CMSIS-NN, for C; that of the extra ``mcu`` if None.
+        progress: Told the name of each pass, how many passes are done, and how many there are.
+
+    Raises:
+        DataError: The file cannot be read.
+        LoweringError: It is damaged, or holds an op, type or shape that is not supported.
+        TargetError: No such target, or the program does not fit it.
+        EngineError: The target's engine for ``.tflite`` is not installed, or refuses the file.
+        StorageError: The output exists, or the disk is full; nothing is left behind.
+    """
+    path, output = Path(model), Path(output)
+    device = load_target(target)
+    if "tflite" not in device.engines:
+        raise TargetError(
+            f"the target {device.name!r} takes no .tflite file", wanted="a target that does"
+        )
+    check_output(output, overwrite)
+    called = name or output.name.removesuffix(".eexit")
+    tell = progress or (lambda _name, _done, _of: None)
+
+    tell("read", 0, 3)
+    content = _read_file(path)
+    program_from_file(content, path.name)  # complains of what the file itself has
+    content = with_plain_ends(content)
+    parsed = read_model(content, path.name)
+    segment = _segment(
+        program_from_chain([parsed], [[Link(CHAIN_INPUT)]]),
+        _tensor(input_edge(parsed), parsed.where),
+        _tensor(output_edge(parsed), parsed.where),
+    )
+    artifact = Artifact("tflite", _PATH, content, ((0, None),), "NHWC")
+
+    tell("run", 1, 3)
+    engine = device.engines["tflite"]
+    shape = segment.inputs[0].shape
+    inputs = np.random.default_rng(0).integers(-128, 128, (NUM_GOLDEN_SAMPLES, *shape[1:]), np.int8)
+    logits = all_logits(load(engine, [artifact], [segment]), [segment], inputs)
+    point = OperatingPoint(
+        name="static",
+        thresholds=(RULES[_RULE.rule].always,),
+        accuracy=None,
+        exit_rates=(1.0,),
+        macs=float(segment.macs),
+        macs_saved=0.0,
+        dataset="none",
+        num_samples=0,
+        engine=engine,
+    )
+
+    firmware, sources = None, dict[str, bytes]()
+    if device.emits_c:
+        tell("emit C", 2, 3)
+        links = [[Link(CHAIN_INPUT)]]
+        firmware, sources = compile_firmware(
+            called, [content], links, _RULE, (point,), device, cmsis_nn
+        )
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=called,
+        target=device.name,
+        num_classes=segment.logits.shape[1],
+        class_names=(),
+        static_macs=max(segment.macs, 1),
+        static_num_parameters=segment.num_parameters,
+        input=InputSpec(segment.inputs[0], "float32", (0.0,), (1.0,), False),
+        segments=(segment,),
+        decision=_RULE,
+        points={"tflite": (point,)},
+        artifacts=(),
+        firmware=firmware,
+        golden=FileSpec("", "", 0),
+        tools=tool_versions(["tflite"]),
+    )
+    vectors: dict[str, NDArray[Any]] = {
+        "inputs": inputs,
+        "logits_tflite": logits,
+        "exits_tflite": np.zeros(len(inputs), np.int64),
+    }
+    return write_bundle(manifest, [artifact], vectors, output, sources=sources, overwrite=overwrite)
+
+
+def with_plain_ends(content: bytes) -> bytes:
+    """The model with int8 at both ends, logits as one row, and no dimension left open.
+
+    A QUANTIZE in front and a DEQUANTIZE at the end go, and so does a RESHAPE of a row at the end.
+
+    Args:
+        content: A file that `read_model` has checked.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    main = model.subgraphs[0]
+    kinds, int8 = schema.BuiltinOperator, schema.TensorType.INT8
+    made = {operator.outputs[0]: operator for operator in main.operators}
+
+    def kind(operator: Any) -> int:
+        code = model.operatorCodes[operator.opcodeIndex]
+        return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+
+    for operator in main.operators:
+        first = operator.inputs[0]
+        is_first = kind(operator) == kinds.QUANTIZE and first in main.inputs
+        if is_first and main.tensors[first].type != int8:
+            main.inputs = [operator.outputs[0]]
+    last = main.outputs[-1]
+    if last in made and kind(made[last]) == kinds.DEQUANTIZE:
+        last = made[last].inputs[0]
+    if last in made and kind(made[last]) == kinds.RESHAPE:
+        row = main.tensors[made[last].inputs[0]]
+        if len(row.shape) == 2 and row.shape[0] == 1:
+            last = made[last].inputs[0]
+    main.outputs = [last]
+    # What computes none of the new ends is left out.
+    needed, kept = {last}, []
+    for operator in reversed(main.operators):
+        if needed & set(operator.outputs) and operator.outputs[0] not in main.inputs:
+            needed |= set(operator.inputs)
+            kept.append(operator)
+    main.operators = kept[::-1]
+    for tensor in main.tensors:
+        tensor.shapeSignature = None
+    model.signatureDefs = None  # they name tensors that may be no ends any more
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(
+                "the file is too large for a model",
+                wanted=f"at most {MAX_BYTES:,} B",
+                given=f"{path.stat().st_size:,} B",
+                where=path,
+            )
+        return path.read_bytes()
+    except OSError as exc:
+        raise DataError("the model cannot be read", given=exc.strerror, where=path) from exc
+
+
+def _tensor(edge: Edge, where: str) -> TensorSpec:
+    if not edge.shape or edge.shape[0] != 1:
+        raise LoweringError(
+            "the model has another batch than one",
+            wanted="1 as the first dimension of input and output",
+            given=f"{edge.name!r} with shape {list(edge.shape)}",
+            where=where,
+        )
+    return TensorSpec(
+        edge.name, edge.shape, edge.scale, edge.zero_point, "NHWC" if len(edge.shape) == 4 else "ND"
+    )
+
+
+def _segment(program: Program, takes: TensorSpec, gives: TensorSpec) -> SegmentSpec:
+    if len(gives.shape) != 2 or not 2 <= gives.shape[1] <= MAX_CLASSES:
+        raise LoweringError(
+            "the model's last output is not one number for each class",
+            wanted=f"shape [1, 2 to {MAX_CLASSES}]",
+            given=list(gives.shape),
+            where=gives.name,
+        )
+    weighted = [
+        s for s in program.steps if isinstance(s, Conv2D | DepthwiseConv2D | FullyConnected)
+    ]
+    return SegmentSpec(
+        index=0,
+        exit_name="final",
+        inputs=(takes,),
+        outputs=(),
+        logits=gives,
+        macs=sum(step.macs for step in program.steps),
+        num_parameters=sum(step.weights.size + step.bias.size for step in weighted),
+    )
