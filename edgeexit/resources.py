@@ -1,4 +1,4 @@
-"""Finds the folders that ship with the package: ``targets``, ``calibration``, and the C ``runtime``.
+"""Finds what ships with the package: ``targets``, ``calibration``, and the C ``runtime``.
 
 In a wheel they lie inside the package; in a source checkout, and so in an editable install, they
 lie beside it, where people edit them.

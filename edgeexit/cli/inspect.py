@@ -105,8 +105,8 @@ def _show_firmware(out: Console, firmware: FirmwareSpec) -> None:
     constants = sum(layer.constant_bytes for layer in firmware.layers)
     layers = table(
         f"C for {firmware.core}: an arena of {firmware.arena_bytes:,} B, of which no plan can need "
-        f"less than {firmware.lower_bound_bytes:,}; {constants:,} B of weights; instructions are modelled "
-        "from counted costs",
+        f"less than {firmware.lower_bound_bytes:,}; {constants:,} B of weights; instructions are "
+        "modelled from counted costs",
         *("layer", "kernel", "MACs", "weights", "scratch", "instructions"),
         left=2,
     )

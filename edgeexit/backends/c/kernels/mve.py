@@ -161,10 +161,10 @@ def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implement
     _, input_h, input_w, channels = program.buffers[step.inputs[0]].shape
     _, output_h, output_w, _ = program.buffers[step.output].shape
     kernel_h, kernel_w, _ = step.weights.shape
-    bias = _folded(step, step.weights.reshape(-1, channels).T)
-    if bias is None or step.residual is not None:
+    if step.depth_multiplier != 1 or step.dilation != (1, 1) or step.residual is not None:
         return None
-    if step.depth_multiplier != 1 or step.dilation != (1, 1):
+    bias = _folded(step, step.weights.reshape(-1, channels).T)
+    if bias is None:
         return None
     fits = {
         (1, 1): step.pad_left == 1 and output_w == input_w and output_w >= 2,
