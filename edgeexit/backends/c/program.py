@@ -6,9 +6,9 @@ and fused a residual addition into the convolution before it where that is possi
 after it (`plan`, `select`, `emit`) read it and never change it.
 
 Arithmetic is that of TFLite's reference kernels, to the bit. A real factor ``r`` is a pair
-``(multiplier, shift)`` with ``r = multiplier * 2^(shift - 31)``; it is applied with double rounding:
-first the doubling high multiplication that rounds halves up, then a division by a power of two
-that rounds halves away from zero.
+``(multiplier, shift)`` with ``r = multiplier * 2^(shift - 31)``; it is applied with double
+rounding: first the doubling high multiplication that rounds halves up, then a division by a power
+of two that rounds halves away from zero.
 """
 
 from __future__ import annotations
