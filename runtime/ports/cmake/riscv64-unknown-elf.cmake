@@ -1,7 +1,7 @@
 # GCC for RISC-V without an operating system. EE_ARCH and EE_ABI name the core.
 set(CMAKE_SYSTEM_NAME Generic)
 set(CMAKE_SYSTEM_PROCESSOR riscv32)
-set(EE_ARCH "rv32imac_zicsr" CACHE STRING "the instruction set to compile for")
+set(EE_ARCH "rv32imac" CACHE STRING "the instruction set to compile for")
 set(EE_ABI "ilp32" CACHE STRING "its calling convention")
 set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES EE_ARCH EE_ABI)
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)

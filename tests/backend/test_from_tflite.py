@@ -1,0 +1,97 @@
+"""Files of others, compiled as chains with one exit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tflite_ops import Builder
+
+from edgeexit.cli.app import main
+from edgeexit.compiler.from_tflite import compile_tflite
+from edgeexit.errors import DataError, LoweringError, StorageError
+from edgeexit.runtime.session import Session
+
+
+def classifier(*, ends: str = "int8", num_classes: int = 5) -> bytes:
+    """A linear layer on 6 numbers, with ends of a type; if float, the result has three axes."""
+    random = np.random.default_rng(1)
+    b = Builder()
+    raw = None if ends == "int8" else b.tensor((1, 6), dtype=ends, **_scale(ends))
+    source = b.tensor((1, 6), 0.1, 3)
+    if raw is not None:
+        b.op("QUANTIZE", [raw], [source], "QuantizeOptions")
+    values = random.integers(-127, 128, (num_classes, 6)).astype(np.int8)
+    weight = b.tensor(values.shape, 0.02, data=values)
+    row = b.tensor((1, num_classes), 0.3, -5)
+    b.op("FULLY_CONNECTED", [source, weight, -1], [row], "FullyConnectedOptions")
+    last = row
+    if ends == "float32":
+        wide = b.tensor((1, num_classes, 1), 0.3, -5)
+        sizes = b.tensor((3,), dtype="int32", data=np.array([1, num_classes, 1], np.int32))
+        b.op("RESHAPE", [row, sizes], [wide], "ReshapeOptions")
+        last = b.tensor((1, num_classes, 1), dtype="float32")
+        b.op("DEQUANTIZE", [wide], [last], "DequantizeOptions")
+    return b.finish([source if raw is None else raw], [last])
+
+
+def _scale(dtype: str) -> dict[str, float | int]:
+    return {"scale": 0.1, "zero_point": 131} if dtype == "uint8" else {}
+
+
+def status(*words: str) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    return stopped.value.code or 0
+
+
+@pytest.mark.parametrize("ends", ["int8", "uint8", "float32"])
+def test_the_ends_become_int8(ends: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(classifier(ends=ends))
+    bundle = compile_tflite(path, target="cortex-m4", output=tmp_path / "model.eexit")
+    manifest = bundle.manifest
+    (segment,) = manifest.segments
+    assert (segment.inputs[0].shape, segment.inputs[0].zero_point) == ((1, 6), 3)
+    assert (segment.logits.shape, segment.logits.zero_point) == ((1, 5), -5)
+    assert (segment.macs, segment.num_parameters) == (30, 35)
+    assert manifest.points["tflite"][0].accuracy is None
+    assert manifest.firmware is not None
+    assert manifest.firmware.layers[0].kind == "FullyConnected"
+    # The weights by hand: what the model computes on its own grid of integers.
+    golden = bundle.golden()
+    weights = np.random.default_rng(1).integers(-127, 128, (5, 6))
+    exact = (golden["inputs"].astype(int) - 3) @ weights.T * (0.1 * 0.02 / 0.3) - 5
+    difference = np.clip(exact, -128, 127) - golden["logits_tflite"][:, 0]
+    assert np.abs(difference).max() <= 0.51
+
+
+def test_a_session_runs_it_and_is_its_own_static_network(tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(classifier())
+    bundle = compile_tflite(path, output=tmp_path / "model.eexit")
+    assert bundle.manifest.firmware is None  # the host runs no C
+    session = Session(bundle, "litert")
+    raw = np.array([0.3, -1.0, 2.0, 0.0, 0.7, -2.0], np.float32)
+    assert session.run(raw).exit == 0
+    assert status("inspect", str(bundle.path)) == 0
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    path, output = tmp_path / "model.tflite", tmp_path / "out.eexit"
+    with pytest.raises(DataError, match="cannot be read"):
+        compile_tflite(path, output=output)
+    path.write_bytes(b"not a model")
+    with pytest.raises(LoweringError):
+        compile_tflite(path, output=output)
+    path.write_bytes(classifier(num_classes=1))
+    with pytest.raises(LoweringError, match="not one number for each class"):
+        compile_tflite(path, output=output)
+    output.mkdir()
+    path.write_bytes(classifier())
+    with pytest.raises(StorageError, match="exists already"):
+        compile_tflite(path, output=output)
+    assert list(output.iterdir()) == []
+    assert status("compile", str(path), "--data", "cifar10", "-o", str(tmp_path / "b")) == 1
+    assert status("compile", "resnet8", "-o", str(tmp_path / "b")) == 1
