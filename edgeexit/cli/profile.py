@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--engine", default="litert", show_default=True, help="On the host: what executes the segments."
 )
-@click.option("--point", default="balanced", show_default=True, help="The operating point.")
+@click.option("--point", help="The operating point: balanced, if there is one, by default.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=0), default=50, show_default=True)
 @click.option(
@@ -78,7 +78,7 @@ def command(
     limit: int | None,
     on: str,
     engine: str,
-    point: str,
+    point: str | None,
     threads: int,
     warmup: int,
     rounds: int,

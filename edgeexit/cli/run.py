@@ -43,7 +43,7 @@ _BATCH = 250
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many samples.")
 @click.option("--engine", default="litert", show_default=True, help="What executes the segments.")
-@click.option("--point", default="balanced", show_default=True, help="The operating point.")
+@click.option("--point", help="The operating point: balanced, if there is one, by default.")
 @click.option("--static", is_flag=True, help="Run the network without early exits instead.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @json_option
@@ -54,7 +54,7 @@ def command(
     split: str,
     limit: int | None,
     engine: str,
-    point: str,
+    point: str | None,
     static: bool,
     threads: int,
     as_json: bool,

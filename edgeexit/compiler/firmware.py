@@ -15,10 +15,10 @@ from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
 from edgeexit.backends.c.plan_peak import require_arena
 from edgeexit.backends.c.plan_picture import draw
 from edgeexit.errors import TargetError
+from edgeexit.runtime.session import default_point
 from edgeexit.targets import Target
 from edgeexit.types import DecisionSpec, FileSpec, FirmwareSpec, LayerSpec, OperatingPoint
 
-DEFAULT_POINT = "balanced"
 FOLDER = "c"
 
 
@@ -58,7 +58,7 @@ def compile_firmware(
         name=name,
         decision=decision,
         points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
-        default_point=names.index(DEFAULT_POINT) if DEFAULT_POINT in names else 0,
+        default_point=names.index(default_point(names)),
     )
     found = find_cmsis_nn(cmsis_nn) if "cmsis_nn" in target.kernel_sets else None
     program = build(

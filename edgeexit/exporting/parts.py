@@ -14,6 +14,7 @@ from edgeexit.errors import TargetError
 from edgeexit.resources import resource_folder
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.decision import batch_exits, batch_scores
+from edgeexit.runtime.session import default_point
 from edgeexit.types import FirmwareSpec
 
 _CMSIS_NN = "cmsis_nn:"
@@ -96,13 +97,14 @@ def _cmsis_nn_files(firmware: FirmwareSpec, folder: Path | None) -> dict[str, by
 
 
 def _samples(bundle: Bundle, firmware: FirmwareSpec) -> str:
-    """A header with golden inputs and where they leave at the default point, ``balanced``."""
+    """A header with golden inputs and where they leave at the default point."""
     manifest, golden = bundle.manifest, bundle.golden()
     inputs = golden["inputs"].reshape(len(golden["inputs"]), -1)
     inputs = inputs[: max(1, MAX_EXAMPLE_BYTES // inputs.shape[1])]
     logits = golden["logits_tflite"][: len(inputs)]
     points = manifest.points["tflite"]
-    point = next((p for p in points if p.name == "balanced"), points[0])
+    name = default_point(point.name for point in points)
+    (point,) = (point for point in points if point.name == name)
     exits = batch_exits(
         batch_scores(logits, manifest.decision), point.thresholds, manifest.decision.rule
     )

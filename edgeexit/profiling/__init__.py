@@ -30,7 +30,7 @@ def profile(
     *,
     on: Literal["host"] = "host",
     engine: str = "litert",
-    operating_point: str = "balanced",
+    operating_point: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -44,7 +44,7 @@ def profile(
     labels: NDArray[np.int64] | None = None,
     *,
     on: Literal["qemu"],
-    operating_point: str = "balanced",
+    operating_point: str | None = None,
     target: Target | str | None = None,
     cost_profile: str | None = None,
     num_counted: int = 3,
@@ -59,7 +59,7 @@ def profile(
     *,
     on: str = "host",
     engine: str = "litert",
-    operating_point: str = "balanced",
+    operating_point: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -77,7 +77,7 @@ def profile(
         on: ``host`` is this machine, and times are measured. ``qemu`` is the emulated core of a
             microcontroller, and instructions are counted.
         engine: On the host: what executes the segments.
-        operating_point: One of the bundle's points.
+        operating_point: One of the bundle's points; ``balanced``, or the first, if None.
         num_threads: On the host: threads that the engine may use.
         warmup: On the host: runs of each network before anything is measured.
         rounds: On the host: how often every sample is measured.

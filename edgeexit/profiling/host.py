@@ -34,7 +34,7 @@ def profile_host(
     labels: NDArray[np.int64] | None = None,
     *,
     engine: str = "litert",
-    operating_point: str = "balanced",
+    operating_point: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -48,7 +48,7 @@ def profile_host(
             split that the report shall speak of.
         labels: int64 ``[num_samples]``; without them the report has no accuracy.
         engine: What executes the segments.
-        operating_point: One of the bundle's points.
+        operating_point: One of the bundle's points; ``balanced``, or the first, if None.
         num_threads: Threads that the engine may use.
         warmup: Runs of each network before anything is measured.
         rounds: How often every sample is measured, end to end and then by segment.
@@ -97,7 +97,7 @@ def profile_host(
     static_latency = measured(static_ns) if static_ns else None
     return Report(
         bundle=manifest.name,
-        operating_point=operating_point,
+        operating_point=str(chain.operating_point),
         device=_device(engine, num_threads),
         num_samples=len(samples),
         warmup=warmup,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ from edgeexit.runtime.decision import (
 from edgeexit.runtime.engines import Engine, engine_info, load_engine
 from edgeexit.runtime.preprocess import Preprocessor
 from edgeexit.types import DecisionSpec, OperatingPoint, Result, SegmentSpec
+
+DEFAULT_POINT = "balanced"
 
 # A batch is worked off in groups of this many, so that the values at a cut stay small.
 _GROUP = 256
@@ -68,7 +70,8 @@ class Session:
     Args:
         bundle: An opened bundle, or the path of one.
         engine: ``litert``, ``litert_reference``, ``tflite-runtime`` or ``executorch``.
-        operating_point: The name of one of the bundle's; not used with ``static``.
+        operating_point: The name of one of the bundle's, ``balanced`` if None (or the first, where
+            there is none of that name); not used with ``static``.
         num_threads: Threads of the interpreter.
         static: Run the static network instead of the chain: the backbone and the last exit alone.
 
@@ -84,7 +87,7 @@ class Session:
         bundle: Bundle | str | os.PathLike[str],
         engine: str = "litert",
         *,
-        operating_point: str = "balanced",
+        operating_point: str | None = None,
         num_threads: int = 1,
         static: bool = False,
     ) -> None:
@@ -129,7 +132,7 @@ class Session:
             self._thresholds: tuple[int, ...] = (RULES[self._decision.rule].always,)
             self._use(self._thresholds)
         else:
-            self.select(operating_point)
+            self.select(operating_point or default_point(self.operating_points))
 
     # -------------------------------------------------------------- operating points
 
@@ -438,3 +441,9 @@ def _flat(buffer: NDArray[np.int8]) -> memoryview:
     """The bytes of a buffer: assigning one such view to another is the cheapest copy there is."""
     memory: Any = buffer if buffer.flags.c_contiguous else buffer.transpose(0, 3, 1, 2)
     return memoryview(memory).cast("B")
+
+
+def default_point(names: Iterable[str]) -> str:
+    """The operating point that is taken where none is named: ``balanced``, or the first."""
+    known = list(names)
+    return DEFAULT_POINT if DEFAULT_POINT in known else known[0]

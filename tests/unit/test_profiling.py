@@ -38,7 +38,7 @@ def fake_session(world: World) -> type:
         """Leaves at the exit that the first pixel names, with the label that the second names."""
 
         def __init__(self, bundle: Bundle, *, static: bool = False, **_: Any) -> None:
-            self.static = static
+            self.static, self.operating_point = static, "balanced"
 
         def run(self, raw: np.ndarray[Any, Any], timings: bool = False) -> Result:
             leave, label = int(raw[0, 0, 0]), int(raw[0, 1, 0])

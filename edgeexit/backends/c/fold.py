@@ -54,7 +54,8 @@ def _shape_arithmetic(
     if any(value.size > _MAX_NUMBERS for value in numbers):
         return None
     if op.kind == "PACK":
-        return np.concatenate([value.ravel() for value in numbers])
+        joined: NDArray[Any] = np.concatenate([value.ravel() for value in numbers])
+        return joined
     if op.kind == "RESHAPE":
         return numbers[0]
     if op.kind == "STRIDED_SLICE" and len(numbers) == 4 and numbers[0].ndim == 1:

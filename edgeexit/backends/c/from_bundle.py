@@ -6,10 +6,8 @@ from edgeexit.backends.c.chain import ChainInfo, ChainPoint, single_exit
 from edgeexit.backends.c.legalize import CHAIN_INPUT, Link, links_of
 from edgeexit.errors import BundleError
 from edgeexit.runtime.bundle import Bundle
+from edgeexit.runtime.session import default_point
 from edgeexit.types import ArtifactSpec
-
-DEFAULT_POINT = "balanced"
-"""What a session begins with, where the bundle has it; else the costliest point."""
 
 
 def program_inputs(bundle: Bundle) -> tuple[list[bytes], list[list[Link]], ChainInfo]:
@@ -29,7 +27,7 @@ def program_inputs(bundle: Bundle) -> tuple[list[bytes], list[list[Link]], Chain
         name=manifest.name,
         decision=manifest.decision,
         points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
-        default_point=names.index(DEFAULT_POINT) if DEFAULT_POINT in names else 0,
+        default_point=names.index(default_point(names)),
     )
     return contents, links_of(manifest.segments), chain
 

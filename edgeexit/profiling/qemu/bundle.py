@@ -15,6 +15,7 @@ from edgeexit.profiling.qemu.profile import profile_qemu
 from edgeexit.profiling.qemu.report import QemuProfile, QemuReport
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.preprocess import Preprocessor
+from edgeexit.runtime.session import default_point
 from edgeexit.targets import Target, load_target
 
 _Parts = tuple[list[bytes], list[list[Link]], ChainInfo]
@@ -26,7 +27,7 @@ def profile_bundle_qemu(
     labels: NDArray[np.int64] | None = None,
     *,
     target: Target | str | None = None,
-    operating_point: str = "balanced",
+    operating_point: str | None = None,
     cost_profile: str | None = None,
     num_counted: int = 3,
     cmsis_nn: Path | None = None,
@@ -40,7 +41,7 @@ def profile_bundle_qemu(
         samples: Raw images, ``[num_samples, height, width, channels]``.
         labels: Their classes, int64 ``[num_samples]``; without them no accuracy is reported.
         target: A microcontroller whose core can be emulated; the bundle's own by default.
-        operating_point: One of the bundle's points.
+        operating_point: One of the bundle's points; ``balanced``, or the first, if None.
         cost_profile: One of the target's, for times and energies; its first by default.
         num_counted: How many of the samples also run every segment, for counts by layer.
         cmsis_nn: CMSIS-NN's root; the extra ``mcu`` brings one, and without both it is not used.
@@ -69,6 +70,7 @@ def profile_bundle_qemu(
     costs = chosen.cost_profile(cost_profile)
     chain_parts = program_inputs(bundle)
     names = [point.name for point in chain_parts[2].points]
+    operating_point = operating_point or default_point(names)
     if operating_point not in names:
         raise ArgumentError(
             "the bundle has no such operating point",
