@@ -2,8 +2,9 @@
 
 GCC writes a call graph with the bytes of each frame (``-fcallgraph-info=su``). The runtime's
 indirect call runs the model's segments; one of a kernel may reach every function of a kernel whose
-address is taken. Functions of the compiler's own library come without a
-graph: their frames are read from their code, as the sum of all that lowers the stack pointer.
+address is taken. Functions of the compiler's own library come without a graph, and those that are
+written in assembly without a frame: it is read from their code, as the sum of all that lowers the
+stack pointer.
 
 A frame of the caller and of interrupts comes on top.
 """
@@ -121,8 +122,9 @@ class _Graph:
                 return ()
             return known
         self.visited[name] = None
-        if name not in self.frames:
-            self._read_library(name)
+        # GCC says 0 of a naked function, whatever its assembly pushes.
+        if not self.frames.get(name) and name not in (_INDIRECT, _BY_ADDRESS):
+            self._read_code(name)
         ways = [self.deepest(target) for target in sorted(self.calls.get(name, ()))]
         below = max(ways, key=lambda way: sum(frame.bytes for frame in way), default=())
         own = (
@@ -133,22 +135,16 @@ class _Graph:
         self.visited[name] = (*own, *below)
         return (*own, *below)
 
-    def _bytes(self, name: str) -> int:
-        """A frame; GCC says 0 of a naked function, whatever its assembly pushes."""
-        symbol = self.elf.functions.get(name.rpartition(":")[2])
-        if self.frames[name] or symbol is None:
-            return self.frames[name]
-        return _pushed_bytes(self.elf.code(symbol))
-
-    def _read_library(self, name: str) -> None:
+    def _read_code(self, name: str) -> None:
         """Takes a frame from the code; a function that is not linked is called by nobody."""
-        symbol = self.elf.functions.get(name)
+        symbol = self.elf.functions.get(name.rpartition(":")[2])
         if symbol is None:
             self.frames[name] = 0
             return
         self.frames[name] = _pushed_bytes(self.elf.code(symbol))
         calls = direct_calls(self.elf, symbol)
-        self.calls[name] = {call.target for call in calls if call.target is not None}
+        found = {call.target for call in calls if call.target is not None}
+        self.calls[name] = self.calls.get(name, set()) | found
 
 
 def _pushed_bytes(code: bytes) -> int:
