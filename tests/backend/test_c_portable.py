@@ -15,7 +15,7 @@ import pytest
 import tiny_chain
 from numpy.typing import NDArray
 from tflite_micro.python.tflite_micro import runtime as tflm
-from tflite_ops import Builder, cases
+from tflite_ops import Builder, cases, unary
 
 from edgeexit.backends.c import (
     CHAIN_INPUT,
@@ -24,7 +24,7 @@ from edgeexit.backends.c import (
     Link,
     build,
 )
-from edgeexit.backends.c.legalize import program_from_chain
+from edgeexit.backends.c.legalize import program_from_chain, program_from_file
 from edgeexit.backends.c.program import (
     Addition,
     Buffer,
@@ -212,6 +212,17 @@ def test_a_bias_that_overflows_is_defined(tmp_path: Path, bias: int) -> None:
     program = replace(program, segments=(ProgramSegment((first,), 1),))
     inputs = np.zeros((1, 6, 5, 7), np.int8)
     c_host.run_program(program, inputs, tmp_path)
+
+
+@pytest.mark.parametrize("depth", [511, 512, 4095])
+def test_softmax_of_many_equal_values_is_defined(tmp_path: Path, depth: int) -> None:
+    content = unary(np.random.default_rng(1), "SOFTMAX", (1, depth))
+    inputs = np.stack([np.full(depth, 7), np.arange(depth) % 2]).astype(np.int8)
+    program = program_from_file(content, "softmax")
+    expected = [program_reference.logits(program, sample)[-1] for sample in inputs]
+    given = c_host.run_program(program, inputs, tmp_path)
+    np.testing.assert_array_equal(given, expected)
+    assert (given[0] == (-127 if depth < 512 else -128)).all()
 
 
 # ------------------------------------------------------------------ chains

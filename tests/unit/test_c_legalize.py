@@ -426,6 +426,13 @@ def test_a_sum_that_can_leave_32_bits_is_refused() -> None:
         program_from_file(b.finish([source], [output]), "x")
 
 
+def test_a_softmax_whose_sum_can_overflow_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    assert kinds(program_from_file(unary(rng, "SOFTMAX", (1, 4095)), "x")) == [Softmax]
+    with pytest.raises(LoweringError, match="it is over too many values"):
+        program_from_file(unary(rng, "SOFTMAX", (1, 4096)), "x")
+
+
 def test_two_inputs_are_refused() -> None:
     b = Builder()
     tensors = [b.tensor((1, 4), 0.1) for _ in range(3)]

@@ -21,6 +21,7 @@ from edgeexit.backends.c.multipliers import (
 from edgeexit.backends.c.program import Add, Int8, Mean, Multiply, Pool2D, Softmax, Table
 
 _LOGISTIC_OUTPUT = (1 / 256, -128)
+_MAX_SOFTMAX = 4095  # values of which the sum of exponentials, Q12.19, holds any
 _POOL_TOLERANCE = 1e-6  # between scales, as in TFLite
 Four = tuple[int, int, int, int]
 
@@ -200,6 +201,8 @@ def softmax(op: Op) -> None:
     check_shape(op, shape)
     if not shape:
         op.refuse("its input is a scalar", "1 dimension and more", shape)
+    if shape[-1] > _MAX_SOFTMAX:
+        op.refuse("it is over too many values", f"at most {_MAX_SOFTMAX}", shape[-1])
     with op.checking():
         multiplier, shift, diff_min = softmax_factor(float(op.op.attributes["beta"]), source[0])
     op.emit(

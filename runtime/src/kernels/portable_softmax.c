@@ -90,7 +90,8 @@ static void softmax_row(const ee_softmax *op, const int8_t *input, int8_t *outpu
     for (uint32_t c = 0; c < op->depth; c++) {
         const int32_t difference = input[c] - largest;
         int32_t result = INT8_MIN;
-        if (difference >= op->diff_min) {
+        /* Beyond 31, as from 512 equal values on, no share is as much as half of 1/256. */
+        if (difference >= op->diff_min && exponent <= 31) {
             const int32_t share = ee_multiply_high(reciprocal, exp_of_difference(op, difference));
             result += ee_divide_by_power(share, exponent);
         }
