@@ -233,22 +233,3 @@ def test_documented_code_compiles(compiler: str, tmp_path: Path) -> None:
         "-I", RUNTIME / "include", "-I", tmp_path, source,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(shutil.which("clang-tidy") is None, reason="clang-tidy is missing")
-def test_tidy() -> None:
-    sources = [*sorted((RUNTIME / "src").glob("ee_*.c")), RUNTIME / "fuzz" / "fuzz_runtime.c"]
-    done = run("clang-tidy", "--quiet", *sources, "--", "-std=c11", "-I", RUNTIME / "include")
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.skipif(shutil.which("clang-format") is None, reason="clang-format is missing")
-def test_format() -> None:
-    files = [
-        *sorted((RUNTIME / "src").glob("ee_*.[ch]")),
-        *sorted((RUNTIME / "fuzz").glob("*.[ch]")),
-        *(RUNTIME / "include" / f"{name}.h" for name in ("edgeexit", "ee_guard", "ee_port")),
-        *sorted(PROGRAMS.glob("*.[ch]")),
-    ]
-    done = run("clang-format", "--dry-run", "-Werror", *files)
-    assert done.returncode == 0, done.stderr

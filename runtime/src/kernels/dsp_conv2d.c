@@ -212,11 +212,11 @@ static void run_tile(const ee_conv2d_dsp_op *op, const int16_t *columns, int16_t
         .columns = columns,
         .weights = op->weights16,
         .block = op->channels,
-        .out0 = out,
-        .out1 = out + op->output_c,
         .end = columns + 2 * depth,
         .entry = entry,
     };
+    pass.out0 = out;
+    pass.out1 = out + op->output_c;
     if (packed == NULL) {
         run_blocks(op, &pass, pixels, op->output_c);
         return;

@@ -32,11 +32,11 @@ static __attribute__((noinline)) void convolve_3x3(const ee_mve_depthwise *op, c
                               .channel_bytes = op->channels,
                               .num_columns = op->output_w,
                               .pad_value = op->pad_value,
-                              .output = output,
                               .output_offset = op->output_offset,
                               .activation_min = op->activation_min,
                               .activation_max = op->activation_max,
                               .pad_left = op->pad_left};
+        strip.output = output;
         for (int32_t i = 0; i < 3; i++) {
             find_rows(op, input, padding, y, i, strip.rows[i]);
         }
