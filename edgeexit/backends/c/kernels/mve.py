@@ -145,14 +145,15 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         "weights": packing.pack_convolution(elements, bias, step.multipliers, step.shifts),
         "residual": residual,
     }
-    sources = ("conv_3x3", "tile_3x3") if direct else ("conv", "tile_matmul")
+    files = ("conv_3x3", "tile_3x3") if direct else ("conv", "tile_matmul")
     return Implementation(
         kernel_set=NAME,
         function=function,
         parameters=Struct("ee_mve_conv2d", fields),
         scratch_bytes=scratch,
         headers=("ee_kernels_mve.h",),
-        sources=_sources(*sources, "add"),
+        # Where C stands in for the assembly of tiles, it calls the dot product of plain C.
+        sources=(*_sources(*files, "add"), "kernels/portable_dot.c"),
         instructions=count(core, key, work),
     )
 
