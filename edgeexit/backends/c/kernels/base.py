@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.backends.c.program import Program, Step
+
+if TYPE_CHECKING:
+    from edgeexit.backends.c.kernels.costs import Work
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Implementation:
     """Files below ``runtime/src`` that define it; ``cmsis_nn:NAME.c`` for those of CMSIS-NN."""
     instructions: float | None = None
     """Instructions on the core, from counted costs; None where nothing was counted."""
+    work: Work | None = None
+    """What the instructions are counted from."""
     notes: str = field(default="", compare=False)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgeexit.backends.c.kernels import portable
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
-from edgeexit.backends.c.kernels.cmsis_nn_costs import count
+from edgeexit.backends.c.kernels.cmsis_nn_work import work_of
 from edgeexit.backends.c.program import (
     Conv2D,
     DepthwiseConv2D,
@@ -167,6 +167,7 @@ def _implementation(
 ) -> Implementation:
     """The parameters of plain C, but for the arrays in ``changed``."""
     plain = portable.offer(step, program, core).parameters
+    work = work_of(step, program, core)
     return Implementation(
         kernel_set=NAME,
         function=function,
@@ -177,7 +178,8 @@ def _implementation(
             f"kernels/cmsis_nn_{kind}.c",
             *(f"cmsis_nn:{file}.c" for file in _FILES[kind]),
         ),
-        instructions=count(step, program, core),
+        instructions=work.instructions(core),
+        work=work,
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeexit.backends.c.kernels import dsp_packing as packing
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
-from edgeexit.backends.c.kernels.dsp_costs import count
+from edgeexit.backends.c.kernels.costs import Work
 from edgeexit.backends.c.kernels.portable import addition as exact_addition
 from edgeexit.backends.c.program import (
     Add,
@@ -111,13 +111,14 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         step, 1, input_w, output_w
     )
     return _implementation(
+        core,
         "ee_conv2d_dsp" if step.residual is None else "ee_conv2d_dsp_add",
         "ee_conv2d_dsp_op",
         parameters,
         scratch_bytes=fixed_bytes + tile * pixel_bytes,
         sources=("conv2d", "tile", "add"),
-        instructions=count(
-            core,
+        work=Work(
+            "dsp",
             "conv2d",
             {
                 "tile_products": blocks * pairs * depth,
@@ -198,13 +199,14 @@ def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implement
     }
     turns = blocks * 4 * lines_out * (line_out if stride == 2 else -(-line_out // 2))
     return _implementation(
+        core,
         "ee_depthwise_dsp_3x3",
         "ee_depthwise_dsp_op",
         parameters,
         scratch_bytes=48 * plane_words + 160,
         sources=("depthwise", "depthwise_line", "add"),
-        instructions=count(
-            core,
+        work=Work(
+            "dsp",
             "depthwise",
             {
                 "turns_s1": turns if stride == 1 else 0,
@@ -241,13 +243,14 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
         "channels": packing.pack_channels(rescaling),
     }
     return _implementation(
+        core,
         "ee_fully_connected_dsp",
         "ee_fully_connected_dsp_op",
         parameters,
         scratch_bytes=2 * depth,
         sources=("fully_connected", "tile", "add"),
-        instructions=count(
-            core,
+        work=Work(
+            "dsp",
             "fully_connected",
             {
                 "products": num_rows * blocks * depth,
@@ -266,12 +269,13 @@ def _add(step: Add, program: Program, core: Core) -> Implementation | None:
     ):
         return None
     return _implementation(
+        core,
         "ee_add_dsp",
         "ee_add_dsp_op",
         {"count": elements, "addition": _addition(step.addition)},
         scratch_bytes=0,
         sources=("add",),
-        instructions=count(core, "add", {"additions": elements}),
+        work=Work("dsp", "add", {"additions": elements}),
     )
 
 
@@ -293,13 +297,14 @@ def _addition(addition: Addition) -> Struct:
 
 
 def _implementation(
+    core: Core,
     function: str,
     ctype: str,
     parameters: _Fields,
     *,
     scratch_bytes: int,
     sources: tuple[str, ...],
-    instructions: float | None,
+    work: Work,
 ) -> Implementation:
     return Implementation(
         kernel_set=NAME,
@@ -308,7 +313,8 @@ def _implementation(
         scratch_bytes=scratch_bytes,
         headers=("ee_kernels_dsp.h",),
         sources=tuple(f"kernels/dsp_{source}.c" for source in sources),
-        instructions=instructions,
+        instructions=work.instructions(core),
+        work=work,
     )
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from edgeexit.backends.c.kernels import mve_packing as packing
 from edgeexit.backends.c.kernels import portable
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
+from edgeexit.backends.c.kernels.costs import Work
 from edgeexit.backends.c.kernels.dsp_packing import linear_addition
-from edgeexit.backends.c.kernels.mve_costs import count
 from edgeexit.backends.c.program import (
     Add,
     Addition,
@@ -146,15 +146,14 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
         "residual": residual,
     }
     files = ("conv_3x3", "tile_3x3") if direct else ("conv", "tile_matmul")
-    return Implementation(
-        kernel_set=NAME,
+    return _implementation(
+        core,
         function=function,
         parameters=Struct("ee_mve_conv2d", fields),
         scratch_bytes=scratch,
-        headers=("ee_kernels_mve.h",),
         # Where C stands in for the assembly of tiles, it calls the dot product of plain C.
         sources=(*_sources(*files, "add"), "kernels/portable_dot.c"),
-        instructions=count(core, key, work),
+        work=Work("mve", key, work),
     )
 
 
@@ -218,14 +217,13 @@ def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implement
         "output_offset": step.output_offset,
         "parameters": parameters,
     }
-    return Implementation(
-        kernel_set=NAME,
+    return _implementation(
+        core,
         function=function,
         parameters=Struct("ee_mve_depthwise", fields),
         scratch_bytes=scratch,
-        headers=("ee_kernels_mve.h",),
         sources=sources,
-        instructions=count(core, key, work),
+        work=Work("mve", key, work),
     )
 
 
@@ -245,15 +243,14 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
         "activation_max": step.activation_max,
         "weights": packing.pack_fully_connected(step.weights, bias, step.multipliers, step.shifts),
     }
-    return Implementation(
-        kernel_set=NAME,
+    return _implementation(
+        core,
         function="ee_fully_connected_mve",
         parameters=Struct("ee_mve_fully_connected", fields),
         scratch_bytes=0,
-        headers=("ee_kernels_mve.h",),
         sources=_sources("fully_connected"),
-        instructions=count(
-            core,
+        work=Work(
+            "mve",
             "fully_connected",
             {
                 "blocks": fours * (in_features // 16),
@@ -274,14 +271,13 @@ def _add(step: Add, program: Program, core: Core) -> Implementation | None:
     addition = _addition(step.addition)
     if addition is None:
         return None
-    return Implementation(
-        kernel_set=NAME,
+    return _implementation(
+        core,
         function="ee_add_mve",
         parameters=Struct("ee_mve_add", {"num_bytes": count_bytes, "addition": addition}),
         scratch_bytes=0,
-        headers=("ee_kernels_mve.h",),
         sources=_sources("add"),
-        instructions=count(core, "add", {"added_fours": -(-count_bytes // 4)}),
+        work=Work("mve", "add", {"added_fours": -(-count_bytes // 4)}),
     )
 
 
@@ -311,14 +307,34 @@ def _as_portable(
             "vectors": vectors,
             "pixels": output_h * output_w,
         }
-    return Implementation(
-        kernel_set=NAME,
+    return _implementation(
+        core,
         function=f"ee_{name}_mve",
         parameters=plain.parameters,
         scratch_bytes=0,
-        headers=("ee_kernels_mve.h",),
         sources=_sources(source),
-        instructions=count(core, name, work),
+        work=Work("mve", name, work),
+    )
+
+
+def _implementation(
+    core: Core,
+    *,
+    function: str,
+    parameters: Struct,
+    scratch_bytes: int,
+    sources: tuple[str, ...],
+    work: Work,
+) -> Implementation:
+    return Implementation(
+        kernel_set=NAME,
+        function=function,
+        parameters=parameters,
+        scratch_bytes=scratch_bytes,
+        headers=("ee_kernels_mve.h",),
+        sources=sources,
+        instructions=work.instructions(core),
+        work=work,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
-from edgeexit.backends.c.kernels.portable_costs import count
+from edgeexit.backends.c.kernels.portable_work import work_of
 from edgeexit.backends.c.program import (
     Add,
     Addition,
@@ -40,6 +40,7 @@ Fields = dict[str, int | NDArray[np.integer[Any]] | Struct | None]
 def offer(step: Step, program: Program, core: Core) -> Implementation:
     """How plain C runs ``step``; every kind of step has an offer."""
     function, files, parameters = _KERNELS[type(step)](step, program)
+    work = work_of(step, program)
     return Implementation(
         kernel_set=NAME,
         function=function,
@@ -47,7 +48,8 @@ def offer(step: Step, program: Program, core: Core) -> Implementation:
         scratch_bytes=0,
         headers=("ee_kernels.h",),
         sources=tuple(f"kernels/portable_{file}.c" for file in files.split()),
-        instructions=count(step, program, core),
+        instructions=work.instructions(core),
+        work=work,
     )
 
 

@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+from edgeexit.backends.c.kernels import portable
 from edgeexit.backends.c.kernels.base import Core
-from edgeexit.backends.c.kernels.portable_costs import CORES, WEIGHTS, amounts, count
+from edgeexit.backends.c.kernels.costs import Work, load_costs
+from edgeexit.backends.c.kernels.portable_work import amounts
 from edgeexit.backends.c.program import Buffer, Conv2D, Program, ProgramSegment
 
 Pair = tuple[int, int]
@@ -74,7 +76,29 @@ def test_a_convolution(kernel: Pair, stride: Pair, dilation: Pair, pad: Pair, ou
 
 def test_only_cores_that_were_counted_have_a_cost() -> None:
     chain = program((3, 3), (1, 1), (1, 1), (1, 1), (7, 6))
-    for cost in (*CORES, "generic"):
-        given = count(chain.steps[0], chain, Core(cost, dsp=False, mve=False, cost=cost))
+    for cost in (*load_costs()["portable"], "generic"):
+        core = Core(cost, dsp=False, mve=False, cost=cost)
+        given = portable.offer(chain.steps[0], chain, core).instructions
         assert (given is None) == (cost == "generic")
-    assert {len(row) for row in WEIGHTS.values()} == {len(CORES)}
+
+
+def test_work_that_was_not_counted_has_no_cost() -> None:
+    core = Core("cortex-m4", dsp=True, mve=False, cost="m4")
+    weights = load_costs()["portable"]["m4"]["Mean"]
+    known = {"values": 7, "outputs": 2}
+    expected = weights["calls"] + 7 * weights["values"] + 2 * weights["outputs"]
+    assert Work("portable", "Mean", known).instructions(core) == pytest.approx(expected)
+    assert Work("portable", "Mean", known | {"other": 0}).instructions(core) is not None
+    assert Work("portable", "Mean", known | {"other": 1}).instructions(core) is None
+    assert Work("portable", "Median", known).instructions(core) is None
+    assert Work("other", "Mean", known).instructions(core) is None
+
+
+def test_every_cost_is_a_number_that_is_not_negative() -> None:
+    costs = load_costs()
+    assert costs.keys() == {"portable", "cmsis_nn", "dsp", "mve"}
+    for cores in costs.values():
+        for functions in cores.values():
+            for weights in functions.values():
+                assert min(weights.values()) >= 0
+                assert max(weights.values()) > 0
