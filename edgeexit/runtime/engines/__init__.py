@@ -30,6 +30,9 @@ ENGINES: dict[str, EngineInfo] = {
         "tflite", "tflite_runtime.interpreter", "tflite-runtime"
     ),
     "executorch": EngineInfo("executorch", "executorch.runtime", "executorch"),
+    "executorch-cortex-m": EngineInfo(
+        "executorch", "executorch.backends.cortex_m.passes", "cortex-m"
+    ),
 }
 
 
@@ -80,6 +83,10 @@ def load_engine(
         )
     parts = _parts(info.backend, artifacts, contents, segments, static)
     module = _import(name, info)
+    if name == "executorch-cortex-m":
+        from edgeexit.runtime.engines import executorch_cortex_m
+
+        return executorch_cortex_m.load(name, module, parts, num_threads)
     if info.backend == "executorch":
         from edgeexit.runtime.engines import executorch
 
