@@ -1,6 +1,6 @@
 """Fuzzes what stands between a ``.tflite`` file and C: libFuzzer, through Atheris.
 
-    pip install atheris
+    pip install 'edgeexit[dev]'
     python tests/fuzz/fuzz_tflite_reader.py [FOLDER] -max_total_time=600
 
 Starts from the small files of ``tests/tflite_ops.py``, which are written to FOLDER if it is given
