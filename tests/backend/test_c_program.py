@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from networks import pieces
-from program_reference import logits, run
+from program_reference import logits, rescale, run
 from tflite_ops import Builder, cases, fully_connected, unary
 
 from edgeexit.backends.c import tables
 from edgeexit.backends.c.legalize import links_of, program_from_chain, program_from_file
+from edgeexit.backends.c.multipliers import factor
 from edgeexit.backends.c.program import Int8
 from edgeexit.backends.c.reader import read_model
 from edgeexit.backends.tflite import lower
@@ -101,6 +102,28 @@ def test_litert_rounds_once_in_fully_connected() -> None:
             differences += int((change != 0).sum())
             total += change.size
     assert 0 < differences < total / 500
+
+
+def test_the_factor_of_a_dense_layer_is_computed_in_double() -> None:
+    """Sums whose outputs differ if the scales are multiplied in single precision."""
+    source, weight, out = (float(np.float32(scale)) for scale in (0.0353, 2.3e-5, 0.6180))
+    single = factor(float(np.float32(source) * np.float32(weight)) / out)
+    double = factor(source * weight / out)
+    size = int(120 * out / (source * weight))
+    sums = np.arange(-size, size, dtype=np.int64)
+    telling = sums[rescale(sums, *single) != rescale(sums, *double)][:100]
+    assert len(telling) > 10
+    b = Builder()
+    given, output = b.tensor((1, 4), source), b.tensor((1, len(telling)), out)
+    weights = b.tensor((len(telling), 4), weight, data=np.ones((len(telling), 4), np.int8))
+    product = float(np.float32(source * weight))
+    bias = b.tensor((len(telling),), product, dtype="int32", data=telling.astype(np.int32))
+    b.op("FULLY_CONNECTED", [given, weights, bias], [output], "FullyConnectedOptions")
+    content = b.finish([given], [output])
+    zeros = np.zeros(4, np.int8)
+    expected = Micro(content)(zeros)[0].ravel()
+    np.testing.assert_array_equal(logits(program_from_file(content, "x"), zeros)[0], expected)
+    assert (rescale(telling, *single) != expected).all()
 
 
 @pytest.mark.parametrize("kind", ["RELU", "RELU6", "HARD_SWISH", "LOGISTIC", "QUANTIZE"])

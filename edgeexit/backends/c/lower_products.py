@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeexit.backends.c import tflite_schema as schema
 from edgeexit.backends.c.fold import same_padding
 from edgeexit.backends.c.lowering import MAX_SIZE, Op, check_sum
-from edgeexit.backends.c.multipliers import dense_factor, window_factors
+from edgeexit.backends.c.multipliers import window_factors
 from edgeexit.backends.c.program import Conv2D, DepthwiseConv2D, FullyConnected, Int8, Int32
 from edgeexit.backends.c.tflite_model import TfliteTensor
 
@@ -202,10 +202,9 @@ def fully_connected(op: Op) -> None:
     source, output = op.quantization(0), op.parameters(op.output)
     per_tensor = len(scales) == 1
     with op.checking():
-        if per_tensor:
-            factors = [dense_factor(source[0], scales[0], output[0])] * features
-        else:
-            factors = window_factors(source[0], scales, output[0])
+        factors = window_factors(source[0], scales, output[0])
+    if per_tensor:
+        factors *= features
     bias = _bias(op, features)
     shifts = [shift for _, shift in factors]
     _check_sums(op, weights, (1,), bias, shifts)

@@ -58,15 +58,11 @@ def small_factor(real: float) -> tuple[int, int]:
 
 
 def window_factors(source: float, weights: Sequence[float], output: float) -> list[tuple[int, int]]:
-    """For a convolution, and a dense layer with a scale for each feature: all in double."""
+    """For a convolution or a dense layer: all in double, one for each of the weights' scales.
+
+    TFLite's own dense layer with one scale multiplies in single precision; TFLite-Micro's does not.
+    """
     return [factor(source * weight / output) for weight in weights]
-
-
-def dense_factor(source: float, weight: float, output: float) -> tuple[int, int]:
-    """For a dense layer with one scale: the product in single precision, the quotient in double."""
-    with np.errstate(all="ignore"):
-        product = float(np.float32(source) * np.float32(weight))
-    return factor(product / output)
 
 
 def mean_factor(source: float, output: float, count: int) -> tuple[int, int]:
