@@ -226,7 +226,8 @@ def show(title: str, figures: Mapping[str, Any]) -> None:
                 _number(tflm),
                 _judged(core["arena_bytes"], ARENA_BARS.get(name)),
             )
-        equal = "equal" if model["bytes_equal"] else f"[red]DIFFER {model['mismatches']}[/red]"
+        worst = max(model["mismatches"].values(), default=0)
+        equal = f"[red]{worst} DIFFER[/]" if worst else "equal"
         table.add_row(f"{name} bytes", equal, end_section=True)
     runtime, chain = figures["runtime"], figures["chain"]
     for key, bar in RUNTIME_BARS.items():
