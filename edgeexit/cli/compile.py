@@ -46,6 +46,11 @@ from edgeexit.errors import ArgumentError
     help="Lower with this backend only; may be repeated. All of the target's if not given.",
 )
 @click.option(
+    "--delegate",
+    metavar="NAME",
+    help="What ExecuTorch runs on: xnnpack, or cortex-m for a target with such a core.",
+)
+@click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 1),
     default=0.01,
@@ -70,6 +75,7 @@ def command(
     weights: str | None,
     target: str,
     backends: tuple[str, ...],
+    delegate: str | None,
     max_accuracy_drop: float,
     cmsis_nn: Path | None,
     name: str | None,
@@ -95,7 +101,7 @@ def command(
     with progress() as report:
         report("load the compiler", 0, 0)
         if model.endswith(".tflite"):
-            _refuse_options(source=source, weights=weights, backends=backends)
+            _refuse_options(source=source, weights=weights, backends=backends, delegate=delegate)
             from edgeexit.compiler.from_tflite import compile_tflite
 
             bundle = compile_tflite(model, progress=report, **shared)
@@ -120,6 +126,7 @@ def command(
                 network,
                 data=splits,
                 backends=backends or None,
+                delegate=delegate,
                 max_accuracy_drop=max_accuracy_drop,
                 progress=report,
                 **shared,
@@ -133,6 +140,6 @@ def _refuse_options(**given: object) -> None:
         if value:
             raise ArgumentError(
                 "a .tflite file is compiled as it is",
-                wanted="neither --data nor --weights nor --backend",
+                wanted="neither --data nor --weights nor --backend nor --delegate",
                 given=f"{name}={value!r}",
             )

@@ -13,6 +13,7 @@ from edgeexit.compiler.bundle import tool_versions, write_bundle
 from edgeexit.compiler.canonicalize import canonicalize
 from edgeexit.compiler.check import check
 from edgeexit.compiler.decisions import decision_for, drops_for
+from edgeexit.compiler.delegates import with_delegate
 from edgeexit.compiler.export import export
 from edgeexit.compiler.firmware import compile_firmware
 from edgeexit.compiler.partition import partition
@@ -37,6 +38,7 @@ def compile_model(
     target: str | Path = "host",
     output: str | Path,
     backends: Sequence[str] | None = None,
+    delegate: str | None = None,
     max_accuracy_drop: float = 0.01,
     name: str | None = None,
     overwrite: bool = False,
@@ -52,6 +54,7 @@ def compile_model(
         target: Name of a target, or a TOML file of one's own.
         output: The folder to make, by convention ``NAME.eexit``.
         backends: Formats to lower to; all that the target takes, if None.
+        delegate: Another form of ``executorch``: ``cortex-m``, for a target with such a core.
         max_accuracy_drop: What the operating point ``balanced`` may lose of the accuracy without
             early exits, on the calibration split; ``accurate`` may lose half of it and ``frugal``
             three times as much.
@@ -74,11 +77,12 @@ def compile_model(
         StorageError: The output exists, or the disk is full; nothing is left behind.
     """
     output = Path(output)
-    device = load_target(target)
+    device = with_delegate(load_target(target), delegate)
     backends = tuple(dict.fromkeys(device.backends if backends is None else backends))
     samples = data.calibration
     called = name or output.name.removesuffix(".eexit")
-    begin = _Progress(progress, num_passes=5 + 3 * len(backends) + device.emits_c)
+    emits_c = device.emits_c and "tflite" in backends  # which is what C is made of
+    begin = _Progress(progress, num_passes=5 + 3 * len(backends) + emits_c)
 
     begin("check")  # what is known to go wrong goes wrong before any minute is spent
     check(model, data, device, backends, max_accuracy_drop, output, overwrite)
@@ -106,7 +110,7 @@ def compile_model(
         engine = device.engines[backend]
 
         begin(f"lower to {backend}")  # each piece in the format that an engine executes
-        files = load_backend(backend).lower(segments, static)
+        files = load_backend(backend, delegate, device.core).lower(segments, static)
         artifacts += files
 
         begin(f"verify {backend}")  # against PyTorch on real samples: a wrong artifact stops here
@@ -126,7 +130,7 @@ def compile_model(
         verify.selected(points[backend], drops)
 
     firmware, sources = None, dict[str, bytes]()
-    if device.emits_c:
+    if emits_c:
         begin("emit C")  # last, because thresholds are constants of the program
         firmware, sources = compile_firmware(
             called,
