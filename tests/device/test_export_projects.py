@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from networks import network, splits
 
+from edgeexit.backends.c.from_bundle import program_inputs
+from edgeexit.compiler.firmware import compile_firmware
 from edgeexit.compiler.pipeline import compile_model
 from edgeexit.errors import ArgumentError, BundleError, StorageError, TargetError
 from edgeexit.exporting import FORMATS, export_project
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.session import Session
+from edgeexit.targets import load_target
 
 CORES = {
     "cortex-m0plus": ["-mcpu=cortex-m0plus"],
@@ -162,22 +165,25 @@ def test_errors(compiled: Bundle, bundle_folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "tiny.eexit"]
 
 
-def test_a_model_that_does_not_fit_names_what_is_too_large(tmp_path: Path) -> None:
-    for key, message in (("ram_bytes", "more RAM than"), ("flash_bytes", "more flash than")):
-        text = (Path(__file__).parents[2] / "targets" / "nucleo-l4r5zi.toml").read_text()
-        for line in text.splitlines():
-            name = line.partition(" = ")[0]
-            if name == key:
-                text = text.replace(line, f"{key} = 40_000")
-            elif name == f"reserved_{key}":
-                text = text.replace(line, f"reserved_{key} = 39_000")
-        target = tmp_path / f"{key}.toml"
-        target.write_text(text)
-        with pytest.raises(TargetError, match=message):
-            compile_model(
-                network("residual"),  # type: ignore[arg-type]
-                data=splits(),
-                target=target,
-                output=tmp_path / "no.eexit",
-            )
-        assert not (tmp_path / "no.eexit").exists()
+@pytest.mark.parametrize(
+    ("key", "message"), [("ram_bytes", "more RAM than"), ("flash_bytes", "more flash than")]
+)
+def test_a_model_that_does_not_fit(
+    compiled: Bundle, key: str, message: str, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "targets" / "nucleo-l4r5zi.toml").read_text()
+    for line in text.splitlines():
+        name = line.partition(" = ")[0]
+        if name == key:
+            text = text.replace(line, f"{key} = 40_000")
+        elif name == f"reserved_{key}":
+            text = text.replace(line, f"reserved_{key} = 39_000")
+    target = tmp_path / "small.toml"
+    target.write_text(text)
+    manifest = compiled.manifest
+    contents, links, _ = program_inputs(compiled)
+    points = manifest.points["tflite"]
+    with pytest.raises(TargetError, match=message):
+        compile_firmware(
+            "toy", contents, links, manifest.decision, points, load_target(target), None
+        )

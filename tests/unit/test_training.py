@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ from edgeexit.training.loop import _Stopper
 from edgeexit.training.losses import mean_cross_entropy, mixed_up
 from edgeexit.training.schedule import learning_rate
 from edgeexit.training.strategies import phases
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are added up in another order by two threads, and bits are compared here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_model(seed: int = 0) -> MultiExitModel:
