@@ -5,7 +5,7 @@ on the host, with every kernel set and with the one that the compiler picks. Rea
 answers the same inputs. Instructions are exact and emulated; no figure is a time. ``packed`` has no
 pooling or softmax on every core: plain C stands in, as it does in ``cmsis_nn`` for additions.
 bakenn (PyPI) is compiled and counted beside. Counts of TFLite-Micro with CMSIS-NN on Cortex-M55 and
-its arenas are from FACTS.md: another toolchain cannot be had here.
+its arenas were counted elsewhere: its sources are not in a package.
 
 The chain of three exits then runs test images at ``balanced`` on Cortex-M4.
 """
@@ -39,7 +39,7 @@ CORES = ("m4", "m7", "m55")
 SETS = ("picked", "portable", "cmsis_nn", "packed")
 PLACES = (*CORES, "host")
 NUM_QUICK = 5
-# The most that issue 3 allows.
+# What was promised.
 BARS = {
     ("resnet8", "m4"): 22e6,
     ("resnet8", "m55"): 3.7e6,
