@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import network, splits
+from tflite_ops import VALID, Builder
 
 from edgeexit.backends.c.from_bundle import program_inputs
 from edgeexit.compiler.firmware import compile_firmware
+from edgeexit.compiler.from_tflite import compile_tflite
 from edgeexit.compiler.pipeline import compile_model
 from edgeexit.errors import ArgumentError, BundleError, StorageError, TargetError
 from edgeexit.exporting import FORMATS, export_project
@@ -152,6 +154,29 @@ def test_the_cmake_project_links(
     file = f"-DCMAKE_TOOLCHAIN_FILE={project}/cmake/{toolchain}.cmake"
     example = cmake(project, tmp_path / "build", file, *options)
     assert example.is_file()
+
+
+@pytest.mark.parametrize("toolchain", [None, "arm-none-eabi", "riscv64-unknown-elf"])
+def test_a_project_with_cmsis_nn(toolchain: str | None, tmp_path: Path) -> None:
+    needs("cmake", "ninja", "gcc" if toolchain is None else f"{toolchain}-gcc")
+    b = Builder()
+    image, pooled = b.tensor((1, 8, 8, 64), 0.1), b.tensor((1, 1, 1, 64), 0.1)
+    window = {"filterHeight": 8, "filterWidth": 8, "strideH": 8, "strideW": 8, "padding": VALID}
+    b.op("AVERAGE_POOL_2D", [image], [pooled], "Pool2DOptions", **window)
+    row = b.tensor((1, 64), 0.1)
+    b.op("RESHAPE", [pooled, b.numbers((1, 64))], [row], "ReshapeOptions")
+    model = tmp_path / "pool.tflite"
+    model.write_bytes(b.finish([image], [row]))
+    bundle = compile_tflite(model, target="cortex-m4", output=tmp_path / "pool.eexit")
+    assert bundle.manifest.firmware is not None
+    assert bundle.manifest.firmware.layers[0].function == "ee_average_pool_cmsis_nn"
+    project = tmp_path / "project"
+    export_project(bundle.path, "cmake", project)
+    file = [f"-DCMAKE_TOOLCHAIN_FILE={project}/cmake/{toolchain}.cmake"] if toolchain else []
+    example = cmake(project, tmp_path / "build", *file)
+    if toolchain is None:
+        ran = subprocess.run([example], capture_output=True, text=True, check=False)
+        assert ran.stdout.endswith("all as expected\n")
 
 
 def test_errors(compiled: Bundle, bundle_folder: Path, tmp_path: Path) -> None:
