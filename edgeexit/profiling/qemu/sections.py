@@ -24,9 +24,10 @@ PARTS = (
     "unnamed",
     "harness",
 )
-"""``weights``: weights, biases and factors of channels. ``parameters``: all else that a kernel is given. ``tables``: the
-model, and what its exits decide by. ``calls``: the code of the segments. ``library``: of the
-compiler and the C library. ``harness``: what only profiling needs; a firmware has its own."""
+"""``weights``: weights, biases and factors of channels. ``parameters``: all else that a kernel is
+given. ``tables``: the model, and what its exits decide by. ``calls``: the code of the segments.
+``library``: of the compiler and the C library. ``harness``: what only profiling needs; a firmware
+has its own."""
 
 _WEIGHTS = re.compile(r"op_\w*_(\w*weights\d*|bias|channels)(_\d+)?\Z")
 
