@@ -56,6 +56,7 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
     editor = _Editor(exported.module)
     for rewrite in (
         _drop_what_does_nothing,
+        _weights_of_its_own,
         _scalars_to_constants,
         _name_relu6,
         _split_hardsigmoid,
@@ -122,6 +123,15 @@ def _drop_what_does_nothing(editor: _Editor, node: Node) -> None:
     is_off = node.target is _ATEN.dropout.default and node.args[2] is False
     if is_off or node.target in _DOES_NOTHING:
         editor.replace(node, node.all_input_nodes[0])
+
+
+def _weights_of_its_own(editor: _Editor, node: Node) -> None:
+    """A layer that is applied twice becomes two: each is quantized for the values that it meets."""
+    if node.target not in (_ATEN.conv2d.default, _ATEN.linear.default):
+        return
+    for constant in node.all_input_nodes[1:]:
+        if constant.op == "get_attr" and len(constant.users) > 1:
+            node.replace_input_with(constant, editor.constant(node, editor.value(constant)))
 
 
 def _scalars_to_constants(editor: _Editor, node: Node) -> None:

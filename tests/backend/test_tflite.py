@@ -295,3 +295,20 @@ def test_networks_differ_by_their_weights_only() -> None:
     (first, *_), (second, *_) = lower(*partition(graph_)), lowered("ensemble")
     assert len(first.content) == len(second.content)
     assert first.content != second.content
+
+
+class Twice(nn.Module):
+    """One convolution, applied twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(torch.relu(self.conv(x))))
+
+
+def test_a_layer_that_is_applied_twice() -> None:
+    names, difference = made_of(Tail(Twice(), 3))
+    assert names == ["CONV_2D", "CONV_2D", "MEAN", "CONV_2D", "RESHAPE"]
+    assert np.abs(difference).max() <= 1
