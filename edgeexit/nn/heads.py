@@ -1,8 +1,7 @@
 """Heads: what turns a feature map into logits at an early exit.
 
 A head is described first, as plain data, and built once the shape of its feature map is known. All
-of them end in a mean over the positions and one linear layer, which every backend lowers to two
-int8 ops.
+of them end in one linear layer, over the mean of all positions or over the positions themselves.
 """
 
 from __future__ import annotations
@@ -100,3 +99,59 @@ class Convolutional:
             ]
             in_channels, stride = out_channels, 2
         return nn.Sequential(*layers, GlobalMean(), nn.Linear(in_channels, num_classes))
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """Strided convolutions, each with batch norm and ReLU, then a linear layer over all positions.
+
+    Nothing is padded and nothing is averaged: the few positions that are left keep their places, of
+    which the linear layer makes use. On small maps that is both cheaper and more accurate than
+    `Convolutional`; on large ones the linear layer grows with the number of positions.
+
+    Args:
+        channels: Output channels of each convolution.
+        kernels: Its size, in both directions.
+        strides: Its stride, in both directions.
+    """
+
+    channels: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """See `Head.build`."""
+        if not len(self.channels) == len(self.kernels) == len(self.strides):
+            raise ModelError(
+                "a head has as many kernels and strides as it has convolutions",
+                wanted=f"{len(self.channels)} of each",
+                given=f"{len(self.kernels)} kernels and {len(self.strides)} strides",
+                where=repr(self),
+            )
+        if len(feature_shape) != 4:
+            raise self._misfit(feature_shape)
+        layers: list[nn.Module] = []
+        in_channels, height, width = feature_shape[1:]
+        for out_channels, kernel, stride in zip(
+            self.channels, self.kernels, self.strides, strict=True
+        ):
+            if min(height, width) < kernel:
+                raise self._misfit(feature_shape)
+            layers += [
+                nn.Conv2d(in_channels, out_channels, kernel, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+            ]
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            in_channels = out_channels
+        linear = nn.Linear(in_channels * height * width, num_classes)
+        return nn.Sequential(*layers, nn.Flatten(), linear)
+
+    def _misfit(self, feature_shape: tuple[int, ...]) -> ModelError:
+        return ModelError(
+            "a flattened head does not fit this feature",
+            wanted="[N, C, H, W], no smaller than the kernels at any convolution",
+            given=f"shape {feature_shape}",
+            where=repr(self),
+            hint="use smaller kernels or strides, or heads.Pooled()",
+        )

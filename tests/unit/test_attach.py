@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
@@ -103,6 +105,32 @@ def test_a_module_that_returns_no_logits() -> None:
 def test_a_convolutional_head_on_a_map_that_is_too_small() -> None:
     with pytest.raises(ModelError, match="at least stride=16"):
         attach_exits(Small(), {"first": heads.Convolutional(stride=16)}, example=IMAGE)
+
+
+def test_a_flattened_head_by_hand() -> None:
+    head = heads.Flattened(channels=(4, 6), kernels=(2, 3), strides=(2, 1))
+    built = head.build((1, 3, 8, 8), 5).eval()
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    # 8 -> (8 - 2) / 2 + 1 = 4 -> 4 - 3 + 1 = 2 positions in each direction.
+    first, second, linear = built[0], built[3], built[7]
+    assert linear.in_features == 6 * 2 * 2
+    norm = (1 + 1e-5) ** -0.5  # a fresh batch norm divides by sqrt(1 + eps)
+    y = torch.relu(F.conv2d(x, first.weight, stride=2) * norm)
+    y = torch.relu(F.conv2d(y, second.weight) * norm)
+    torch.testing.assert_close(built(x), F.linear(y.flatten(1), linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernels": (3,)}, r"(?s)as many kernels and strides.*2 of each"),
+        ({"kernels": (2, 9)}, "no smaller than the kernels"),
+    ],
+)
+def test_a_flattened_head_that_does_not_fit(options: dict[str, Any], message: str) -> None:
+    fields = {"channels": (4, 6), "kernels": (2, 3), "strides": (2, 1)} | options
+    with pytest.raises(ModelError, match=message):
+        attach_exits(Small(), {"first": heads.Flattened(**fields)}, example=IMAGE)
 
 
 def test_heads_on_tokens_and_vectors() -> None:
