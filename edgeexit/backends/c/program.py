@@ -152,19 +152,18 @@ class FullyConnected(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Add(Step):
+class Elementwise(Step):
     """Two tensors of one shape, or a second one that is broadcast.
 
     ``strides1`` and ``strides2`` give, for each of the output's last four dimensions (shorter
     shapes are padded with ones in front), how many elements one step moves in that input: 0 where
-    it is broadcast.
+    it is broadcast. ``constant`` is the second input where it is one; ``inputs`` then has one
+    entry.
     """
 
-    addition: Addition
     strides1: tuple[int, int, int, int]
     strides2: tuple[int, int, int, int]
     constant: Int8 | None = None
-    """The second input where it is a constant; ``inputs`` then has one entry."""
 
     @property
     def in_place(self) -> tuple[int, ...]:
@@ -175,8 +174,15 @@ class Add(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multiply(Step):
-    """``clamp(output_offset + rescale((a + offset1) * (b + offset2)))``, strides as in ``Add``."""
+class Add(Elementwise):
+    """The sum that ``addition`` describes."""
+
+    addition: Addition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply(Elementwise):
+    """``clamp(output_offset + rescale((a + offset1) * (b + offset2)))``."""
 
     offset1: int
     offset2: int
@@ -185,16 +191,6 @@ class Multiply(Step):
     shift: int
     activation_min: int
     activation_max: int
-    strides1: tuple[int, int, int, int]
-    strides2: tuple[int, int, int, int]
-    constant: Int8 | None = None
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """Inputs that are not broadcast."""
-        return tuple(
-            i for i, s in enumerate((self.strides1, self.strides2)[: len(self.inputs)]) if all(s)
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
