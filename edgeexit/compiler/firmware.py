@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeexit.backends.c import ChainInfo, ChainPoint, CProgram, Link, build
+from edgeexit.backends.c import CProgram, Link, build
+from edgeexit.backends.c.chain import chain_of
 from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
 from edgeexit.backends.c.plan_peak import require_arena
 from edgeexit.backends.c.plan_picture import draw
 from edgeexit.errors import TargetError
-from edgeexit.runtime.session import default_point
 from edgeexit.targets import Target
 from edgeexit.types import DecisionSpec, FileSpec, FirmwareSpec, LayerSpec, OperatingPoint
 
@@ -53,18 +53,11 @@ def compile_firmware(
         raise TargetError(
             f"the target {target.name!r} runs no C", wanted="a target with a [core] and a [c]"
         )
-    names = [point.name for point in points]
-    chain = ChainInfo(
-        name=name,
-        decision=decision,
-        points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
-        default_point=names.index(default_point(names)),
-    )
     found = find_cmsis_nn(cmsis_nn) if "cmsis_nn" in target.kernel_sets else None
     program = build(
         contents,
         links,
-        chain,
+        chain_of(name, decision, points),
         target.core,
         kernel_sets=target.kernel_sets,
         cmsis_nn=found.root if found else None,

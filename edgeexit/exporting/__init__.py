@@ -47,7 +47,8 @@ def export_project(
             "there is no such format", wanted=" | ".join(FORMATS), given=repr(format_name)
         )
     opened = open_bundle(bundle)
-    if opened.manifest.firmware is None:
+    firmware = opened.manifest.firmware
+    if firmware is None:
         raise BundleError(
             "the bundle holds no C",
             wanted="one that was compiled for a microcontroller",
@@ -62,6 +63,6 @@ def export_project(
             given=output,
             hint="choose another path, or remove what is there",
         )
-    files = FORMATS[format_name](collect(opened, cmsis_nn))
+    files = FORMATS[format_name](collect(opened, firmware, cmsis_nn))
     write_folder(files, output)
     return tuple(sorted(files))

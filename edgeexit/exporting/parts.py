@@ -39,16 +39,13 @@ class Parts:
     example: Mapping[str, bytes]
 
 
-def collect(bundle: Bundle, cmsis_nn: Path | None) -> Parts:
+def collect(bundle: Bundle, firmware: FirmwareSpec, cmsis_nn: Path | None) -> Parts:
     """Reads all files that a project needs.
 
     Raises:
         BundleError: A file of the bundle is damaged.
         TargetError: The model uses CMSIS-NN, which was not found.
     """
-    firmware = bundle.manifest.firmware
-    if firmware is None:
-        raise TargetError("the bundle holds no C", where=bundle.path)
     runtime = resource_folder("runtime")
     own = {Path(file.path).name: bundle.read(file) for file in firmware.files}
     kernels = [name for name in firmware.sources if not name.startswith(_CMSIS_NN)]

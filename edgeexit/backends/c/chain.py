@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeexit.backends.c.program import Int8
-from edgeexit.types import DecisionSpec
+from edgeexit.runtime.session import default_point
+from edgeexit.types import DecisionSpec, OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,17 @@ class ChainInfo:
     costs: tuple[int, ...] | None = None
     cost_unit: str = "macs"
     class_means: tuple[ClassMeans, ...] = ()
+
+
+def chain_of(name: str, decision: DecisionSpec, points: Sequence[OperatingPoint]) -> ChainInfo:
+    """A chain with these operating points, which begins with the one that a session begins with."""
+    names = [point.name for point in points]
+    return ChainInfo(
+        name=name,
+        decision=decision,
+        points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
+        default_point=names.index(default_point(names)),
+    )
 
 
 def single_exit(name: str) -> ChainInfo:

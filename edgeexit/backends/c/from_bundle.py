@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from edgeexit.backends.c.chain import ChainInfo, ChainPoint, single_exit
+from edgeexit.backends.c.chain import ChainInfo, chain_of, single_exit
 from edgeexit.backends.c.legalize import CHAIN_INPUT, Link, links_of
 from edgeexit.errors import BundleError
 from edgeexit.runtime.bundle import Bundle
-from edgeexit.runtime.session import default_point
 from edgeexit.types import ArtifactSpec
 
 
@@ -21,14 +20,7 @@ def program_inputs(bundle: Bundle) -> tuple[list[bytes], list[list[Link]], Chain
     manifest = bundle.manifest
     artifacts = _artifacts(bundle)
     contents = [bundle.read(artifacts[segment.index]) for segment in manifest.segments]
-    points = manifest.points["tflite"]
-    names = [point.name for point in points]
-    chain = ChainInfo(
-        name=manifest.name,
-        decision=manifest.decision,
-        points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
-        default_point=names.index(default_point(names)),
-    )
+    chain = chain_of(manifest.name, manifest.decision, manifest.points["tflite"])
     return contents, links_of(manifest.segments), chain
 
 
