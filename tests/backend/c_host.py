@@ -7,6 +7,7 @@ is compiled with warnings as errors. ``c_host_main.c`` is the program.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from edgeexit.backends.c.chain import ChainInfo, single_exit
@@ -33,7 +35,13 @@ WARNINGS = (
 )  # fmt: skip
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 GENERIC = Core("generic", dsp=False, mve=False, cost="generic")
-COMPILERS = ("gcc", "clang")
+COMPILERS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is missing")
+    )
+    for name in ("gcc", "clang")
+]
+"""Parameters of tests that build with each compiler."""
 
 
 @dataclass(frozen=True)

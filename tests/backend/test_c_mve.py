@@ -5,7 +5,6 @@ The host runs C in place of intrinsics and assembly; tests/device runs these.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import c_host
@@ -17,15 +16,8 @@ import pytest
 
 from edgeexit.backends.c.kernels import mve
 
-COMPILERS = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is missing")
-    )
-    for name in c_host.COMPILERS
-]
 
-
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("compiler", c_host.COMPILERS)
 def test_packed_kernels_on_the_host(compiler: str, tmp_path: Path) -> None:
     programs = mve_cases.programs()
     models = {key: mve_cases.make(program, key) for key, program in programs.items()}

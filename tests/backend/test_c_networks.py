@@ -6,8 +6,6 @@ the same program in numpy; `test_c_program` holds that equal to TFLite-Micro.
 
 from __future__ import annotations
 
-import shutil
-
 import c_host
 import numpy as np
 import program_reference
@@ -25,12 +23,6 @@ CORES = (
     Core("cortex-m4", dsp=True, mve=False, cost="m4"),
     Core("cortex-m55", dsp=True, mve=True, cost="m55"),
 )
-COMPILERS = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is missing")
-    )
-    for name in c_host.COMPILERS
-]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def models() -> dict[str, c_host.Model]:
     return made
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("compiler", c_host.COMPILERS)
 def test_networks_compute_and_stop_as_they_should(
     models: dict[str, c_host.Model], compiler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

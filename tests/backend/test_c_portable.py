@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -40,12 +39,6 @@ from edgeexit.types import DecisionSpec, Rule
 
 Int8 = NDArray[np.int8]
 NUM_SAMPLES = 6
-COMPILERS = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is missing")
-    )
-    for name in c_host.COMPILERS
-]
 
 
 def tflm_outputs(content: bytes, inputs: Sequence[Int8]) -> Int8:
@@ -117,7 +110,7 @@ def op_models() -> dict[str, tuple[bytes, c_host.Model, list[tuple[int, ...]]]]:
     return made
 
 
-@pytest.fixture(scope="module", params=COMPILERS)
+@pytest.fixture(scope="module", params=c_host.COMPILERS)
 def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> c_host.Host:
     return c_host.Host(
         {name: model for name, (_, model, _) in op_models().items()},
@@ -191,7 +184,7 @@ def residual_programs() -> dict[str, Program]:
     return programs
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("compiler", c_host.COMPILERS)
 def test_a_sum_is_written_over_its_second_input(tmp_path: Path, compiler: str) -> None:
     models = {name: c_host.make(p, name=name) for name, p in residual_programs().items()}
     host = c_host.Host(models, tmp_path, compiler=compiler)
@@ -252,7 +245,7 @@ def chain_info(rule: Rule) -> ChainInfo:
     )
 
 
-@pytest.fixture(scope="module", params=COMPILERS)
+@pytest.fixture(scope="module", params=c_host.COMPILERS)
 def chains(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> c_host.Host:
     models = {}
     rules: tuple[Rule, ...] = ("confidence", "margin", "patience")
