@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.backends.c.program import Program, Step
+from edgeexit.backends.c.program import Program, Step, Window
 
 if TYPE_CHECKING:
     from edgeexit.backends.c.kernels.costs import Work
+
+Fields: TypeAlias = dict[str, Union[int, NDArray[np.integer[Any]], "Struct", None]]
+"""Members of a C struct: see `Struct`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Struct:
     """
 
     ctype: str
-    fields: Mapping[str, int | NDArray[np.integer[Any]] | Struct | None]
+    fields: Fields
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,32 @@ class Implementation:
     work: Work | None = None
     """What the instructions are counted from."""
     notes: str = field(default="", compare=False)
+
+
+def window_fields(step: Window, program: Program, kernel: tuple[int, int]) -> Fields:
+    """What the structs of all convolutions have: the sizes of both images, kernel, stride and pads.
+
+    Args:
+        step: The convolution.
+        program: For the shapes.
+        kernel: Its height and width.
+    """
+    _, input_h, input_w, input_c = program.buffers[step.inputs[0]].shape
+    _, output_h, output_w, output_c = program.buffers[step.output].shape
+    return {
+        "input_h": input_h,
+        "input_w": input_w,
+        "input_c": input_c,
+        "output_h": output_h,
+        "output_w": output_w,
+        "output_c": output_c,
+        "kernel_h": kernel[0],
+        "kernel_w": kernel[1],
+        "stride_h": step.stride[0],
+        "stride_w": step.stride[1],
+        "pad_top": step.pad_top,
+        "pad_left": step.pad_left,
+    }
 
 
 class KernelSet(Protocol):

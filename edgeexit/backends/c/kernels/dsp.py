@@ -8,14 +8,16 @@ exact, slower form of a rescaling is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeexit.backends.c.kernels import dsp_packing as packing
-from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
+from edgeexit.backends.c.kernels.base import (
+    Core,
+    Fields,
+    Implementation,
+    Struct,
+    window_fields,
+)
 from edgeexit.backends.c.kernels.costs import Work
 from edgeexit.backends.c.kernels.portable import addition as exact_addition
 from edgeexit.backends.c.program import (
@@ -38,8 +40,6 @@ _SHORT_TILE = 6
 _LEAST_ROOM = 2048
 _MOST_ROOM = 16384
 _LONGEST_TILE = 32
-
-_Fields = Mapping[str, int | NDArray[np.integer[Any]] | Struct | None]
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation | None:
@@ -80,20 +80,9 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
     fixed_bytes = 2 * depth if wide else 10 * depth
     _, kernel_h, kernel_w, _ = step.weights.shape
     parameters = {
-        "input_h": input_h,
-        "input_w": input_w,
-        "input_c": input_c,
-        "output_h": output_h,
-        "output_w": output_w,
-        "output_c": output_c,
-        "kernel_h": kernel_h,
-        "kernel_w": kernel_w,
-        "stride_h": step.stride[0],
-        "stride_w": step.stride[1],
+        **window_fields(step, program, (kernel_h, kernel_w)),
         "dilation_h": step.dilation[0],
         "dilation_w": step.dilation[1],
-        "pad_top": step.pad_top,
-        "pad_left": step.pad_left,
         "depth": depth,
         "tile": tile,
         "input_zero_point": -step.input_offset,
@@ -300,7 +289,7 @@ def _implementation(
     core: Core,
     function: str,
     ctype: str,
-    parameters: _Fields,
+    parameters: Fields,
     *,
     scratch_bytes: int,
     sources: tuple[str, ...],

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from edgeexit.backends.c.kernels import mve_packing as packing
 from edgeexit.backends.c.kernels import portable
-from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
+from edgeexit.backends.c.kernels.base import (
+    Core,
+    Fields,
+    Implementation,
+    Struct,
+    window_fields,
+)
 from edgeexit.backends.c.kernels.costs import Work
 from edgeexit.backends.c.kernels.dsp_packing import linear_addition
 from edgeexit.backends.c.program import (
@@ -37,7 +43,6 @@ from edgeexit.backends.c.program import (
 NAME = "packed"
 
 _DIRECT_CHANNELS = (16, 32, 64)
-_Fields = dict[str, int | NDArray[np.integer[Any]] | Struct | None]
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation | None:
@@ -124,19 +129,8 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
     if residual is not None:
         work["additions"] = output_h if direct else tiles
         work["added_fours"] = pixels * -(-output_c // 4)
-    fields: _Fields = {
-        "input_h": input_h,
-        "input_w": input_w,
-        "input_c": input_c,
-        "output_h": output_h,
-        "output_w": output_w,
-        "output_c": output_c,
-        "kernel_h": kernel_h,
-        "kernel_w": kernel_w,
-        "stride_h": step.stride[0],
-        "stride_w": step.stride[1],
-        "pad_top": step.pad_top,
-        "pad_left": step.pad_left,
+    fields: Fields = {
+        **window_fields(step, program, (kernel_h, kernel_w)),
         "k_blocks": -(-elements.shape[1] // 16),
         "pad_value": -step.input_offset,
         "activation_min": step.activation_min,
@@ -199,7 +193,7 @@ def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implement
             "fours": fours,
             "pixels": pixels,
         }
-    fields: _Fields = {
+    fields: Fields = {
         "input_h": input_h,
         "input_w": input_w,
         "channels": channels,
@@ -234,7 +228,7 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
         return None
     rows = program.buffers[step.output].num_bytes // out_features
     fours = rows * -(-out_features // 4)
-    fields: _Fields = {
+    fields: Fields = {
         "num_rows": rows,
         "in_features": in_features,
         "out_features": out_features,

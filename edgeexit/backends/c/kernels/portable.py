@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
+from edgeexit.backends.c.kernels.base import (
+    Core,
+    Fields,
+    Implementation,
+    Struct,
+    window_fields,
+)
 from edgeexit.backends.c.kernels.portable_work import work_of
 from edgeexit.backends.c.program import (
     Add,
@@ -34,7 +40,6 @@ from edgeexit.backends.c.program import (
 )
 
 NAME = "portable"
-Fields = dict[str, int | NDArray[np.integer[Any]] | Struct | None]
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation:
@@ -102,27 +107,14 @@ def _array(name: str, values: Sequence[int]) -> Fields:
 
 
 def _window(step: Window, program: Program, sums: NDArray[np.int64]) -> Struct:
-    _, input_h, input_w, input_c = program.buffers[step.inputs[0]].shape
-    _, output_h, output_w, output_c = program.buffers[step.output].shape
     kernel = step.weights.shape[1:3] if isinstance(step, Conv2D) else step.weights.shape[:2]
     depth_multiplier = step.depth_multiplier if isinstance(step, DepthwiseConv2D) else 1
     return Struct(
         "ee_conv2d",
         {
-            "input_h": input_h,
-            "input_w": input_w,
-            "input_c": input_c,
-            "output_h": output_h,
-            "output_w": output_w,
-            "output_c": output_c,
-            "kernel_h": kernel[0],
-            "kernel_w": kernel[1],
-            "stride_h": step.stride[0],
-            "stride_w": step.stride[1],
+            **window_fields(step, program, (kernel[0], kernel[1])),
             "dilation_h": step.dilation[0],
             "dilation_w": step.dilation[1],
-            "pad_top": step.pad_top,
-            "pad_left": step.pad_left,
             "depth_multiplier": depth_multiplier,
             "input_offset": step.input_offset,
             "output_offset": step.output_offset,
