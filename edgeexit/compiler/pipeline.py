@@ -12,7 +12,7 @@ from edgeexit.compiler.artifacts import tflite_of
 from edgeexit.compiler.bundle import tool_versions, write_bundle
 from edgeexit.compiler.canonicalize import canonicalize
 from edgeexit.compiler.check import check
-from edgeexit.compiler.decisions import decision_for, drops_for
+from edgeexit.compiler.decisions import decision_for, drops_for, rule_named
 from edgeexit.compiler.delegates import with_delegate
 from edgeexit.compiler.export import export
 from edgeexit.compiler.firmware import compile_firmware
@@ -40,6 +40,7 @@ def compile_model(
     backends: Sequence[str] | None = None,
     delegate: str | None = None,
     max_accuracy_drop: float = 0.01,
+    rule: str = "confidence",
     name: str | None = None,
     overwrite: bool = False,
     num_range_samples: int = 512,
@@ -58,6 +59,8 @@ def compile_model(
         max_accuracy_drop: What the operating point ``balanced`` may lose of the accuracy without
             early exits, on the calibration split; ``accurate`` may lose half of it and ``frugal``
             three times as much.
+        rule: When an exit answers: ``confidence``, ``margin`` or ``patience``; a training method
+            names the one that it was made for.
         name: The model's name in the bundle; that of the folder, if None.
         overwrite: Replace a bundle that is at ``output``.
         num_range_samples: Samples whose ranges are collected for quantization.
@@ -69,6 +72,7 @@ def compile_model(
         The bundle, opened and checked.
 
     Raises:
+        ArgumentError: No such backend or rule, or a drop that is not a share.
         CompileError: A pass could not do its work; the subclass and the message say which and why.
         ModelError: The model does not fit the data.
         DataError: The calibration split is not usable.
@@ -86,6 +90,7 @@ def compile_model(
 
     begin("check")  # what is known to go wrong goes wrong before any minute is spent
     check(model, data, device, backends, max_accuracy_drop, output, overwrite)
+    decided_by = rule_named(rule)
     verified = spread(samples, NUM_VERIFIED_SAMPLES)
     batch = next(real_batches(verified, data.preprocessing, len(verified)))
 
@@ -102,7 +107,7 @@ def compile_model(
     verify.partitioned(segments, static, quantized, verified, data.preprocessing)
 
     model_input = input_spec(static.spec.inputs[0], samples, data.preprocessing)
-    decision = decision_for(segments)
+    decision = decision_for(segments, decided_by)
     drops = drops_for(max_accuracy_drop)
     artifacts: list[Artifact] = []
     points: dict[str, tuple[OperatingPoint, ...]] = {}
