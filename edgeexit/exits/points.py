@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import ArgumentError
-from edgeexit.exits.search import Chosen, optimal_thresholds
 from edgeexit.exits.search import evaluate as evaluate_scores
+from edgeexit.exits.search import optimal_thresholds
+from edgeexit.exits.sweep import Chosen
 from edgeexit.runtime.decision import RULES, batch_scores, check_thresholds
 from edgeexit.types import DecisionSpec, OperatingPoint
 

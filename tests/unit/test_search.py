@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import ArgumentError
-from edgeexit.exits.search import Chosen, evaluate, optimal_thresholds
+from edgeexit.exits.search import evaluate, optimal_thresholds
+from edgeexit.exits.sweep import Chosen
 
 ALWAYS = 2**32 - 1
 
