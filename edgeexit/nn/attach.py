@@ -62,7 +62,8 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
                 given=f"shape {shape}",
                 where=f"at[{name!r}]={at[name]!r}",
             )
-    return MultiExitModel(module, heads, num_classes)
+    shapes = [tuple(feature.shape) for feature in features.values()]
+    return MultiExitModel(module, heads, num_classes, shapes)
 
 
 def _trace(

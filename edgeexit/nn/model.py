@@ -7,13 +7,14 @@ follows the hooks like any other Python, and sees one plain graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
+from edgeexit.nn.ensembles import Combination
 
 
 class MultiExitModel(nn.Module):
@@ -25,21 +26,51 @@ class MultiExitModel(nn.Module):
         heads: Submodule name -> head, in the order in which the backbone computes the submodules.
             A head maps the submodule's output to logits ``[N, num_classes]``.
         num_classes: The number of classes of every exit.
+        feature_shapes: For each head, the shape of what it listens to, batch first. Only methods
+            that build modules of their own ask for it.
+
+    Attributes:
+        combine: What turns the logits of all exits into those that the network answers with; None,
+            the default, leaves them as they are.
     """
 
+    combine: Combination | None
+
     def __init__(
-        self, backbone: nn.Module, heads: Mapping[str, nn.Module], num_classes: int
+        self,
+        backbone: nn.Module,
+        heads: Mapping[str, nn.Module],
+        num_classes: int,
+        feature_shapes: Sequence[tuple[int, ...]] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.attach_points = tuple(heads)
         self.heads = nn.ModuleList(heads.values())
+        self.combine = None
         self.num_classes = num_classes
+        self._feature_shapes = tuple(feature_shapes)
 
     @property
     def exit_names(self) -> tuple[str, ...]:
         """One name for each exit; the last, the backbone's own output, is called ``final``."""
         return (*self.attach_points, "final")
+
+    @property
+    def feature_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """For each head, the shape of what it listens to, batch first.
+
+        Raises:
+            ModelError: The model was made without them.
+        """
+        if len(self._feature_shapes) != len(self.attach_points):
+            raise ModelError(
+                "the model does not know the shapes of its features",
+                wanted=f"a shape for each of {', '.join(self.attach_points)}",
+                given=self._feature_shapes,
+                hint="make the model with attach_exits, or name feature_shapes",
+            )
+        return self._feature_shapes
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits of every exit, first to last.
@@ -48,22 +79,36 @@ class MultiExitModel(nn.Module):
             x: float32 ``[N, channels, height, width]``.
 
         Returns:
-            ``num_exits`` tensors, each float32 ``[N, num_classes]``.
+            ``num_exits`` tensors, each float32 ``[N, num_classes]``; in training mode a combination
+            may add others after them.
         """
         with listening(self.backbone, self.attach_points) as features:
             final = self.backbone(x)
-        early = [
-            head(features[name]) for name, head in zip(self.attach_points, self.heads, strict=True)
-        ]
-        return (*early, final)
+        return self.exits_of(features, final)
+
+    def exits_of(self, features: Mapping[str, Tensor], final: Tensor) -> tuple[Tensor, ...]:
+        """What `forward` returns, from what the backbone computed.
+
+        Args:
+            features: Submodule name -> its output, for each attach point.
+            final: The backbone's own logits, float32 ``[N, num_classes]``.
+        """
+        heard = [features[name] for name in self.attach_points]
+        early = [head(feature) for feature, head in zip(heard, self.heads, strict=True)]
+        if self.combine is None:
+            return (*early, final)
+        combined: tuple[Tensor, ...] = self.combine(heard, (*early, final))
+        return combined
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that phase 3 freezes: those of the network without early exits."""
         return self.backbone.parameters()
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the early heads."""
-        return self.heads.parameters()
+        """The parameters of the early heads, and of what combines the exits."""
+        yield from self.heads.parameters()
+        if self.combine is not None:
+            yield from self.combine.parameters()
 
 
 @contextmanager

@@ -24,22 +24,24 @@ class BackbonePhase(nn.Module):
 
 
 class HeadsPhase(nn.Module):
-    """Phase 3: the early heads on a frozen backbone, batch-norm statistics included."""
+    """Phase 3: the early heads on a frozen backbone, batch-norm statistics included.
+
+    What combines the exits is trained with them, and then all exits are, the final one too.
+    """
 
     def __init__(self, model: MultiExitModel) -> None:
         super().__init__()
-        self.frozen = [model.backbone]
-        self.attach_points = model.attach_points
+        self.frozen = [model]
         self.heads = model.heads
+        self.combine = model.combine
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """float32 images -> the early exits' logits, each ``[N, num_classes]``."""
-        backbone = self.frozen[0]
-        with torch.no_grad(), listening(backbone, self.attach_points) as features:
-            backbone(x)
-        return tuple(
-            head(features[name]) for name, head in zip(self.attach_points, self.heads, strict=True)
-        )
+        """float32 images -> the logits of `trained_exits`, each ``[N, num_classes]``."""
+        model = self.frozen[0]
+        with torch.no_grad(), listening(model.backbone, model.attach_points) as features:
+            final = model.backbone(x)
+        exits = model.exits_of(features, final)
+        return exits if self.combine is not None else exits[:-1]
 
 
 def phase_module(model: MultiExitModel, phase: PhaseName) -> nn.Module:
@@ -61,6 +63,8 @@ def set_modes(model: MultiExitModel, phase: PhaseName) -> None:
         model.backbone.eval().requires_grad_(False)
     if phase == "backbone":
         model.heads.eval().requires_grad_(False)
+        if model.combine is not None:
+            model.combine.eval().requires_grad_(False)
 
 
 def trained_exits(model: MultiExitModel, phase: PhaseName) -> range:
@@ -70,7 +74,7 @@ def trained_exits(model: MultiExitModel, phase: PhaseName) -> range:
         case "backbone":
             return range(num_exits - 1, num_exits)
         case "heads":
-            return range(num_exits - 1)
+            return range(num_exits - 1 if model.combine is None else num_exits)
         case "everything":
             return range(num_exits)
 
