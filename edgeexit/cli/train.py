@@ -44,18 +44,38 @@ _STATE = "resume.safetensors"
 @click.option("--resume", is_flag=True, help="Continue the interrupted run in the folder.")
 @click.option(
     "--strategy",
-    type=click.Choice(["disjoint", "joint", "mixed"]),
     default="mixed",
     show_default=True,
-    help="Backbone, then heads; everything at once; backbone, then everything.",
+    help="disjoint (backbone, then heads), joint (everything at once), mixed (backbone, then "
+    "everything), or phases with shares and rates: backbone=0.3,everything=0.7@0.5.",
+)
+@click.option(
+    "--method",
+    default="uniform",
+    show_default=True,
+    help="What a step minimises: uniform, sdn, ztw and others (docs/training.md).",
+)
+@click.option(
+    "--method-option",
+    "method_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the method; may be given again.",
 )
 @click.option("--epochs", type=int, default=50, show_default=True, help="Of all phases together.")
+@click.option(
+    "--budget",
+    type=click.Choice(["epochs", "macs"]),
+    default="epochs",
+    show_default=True,
+    help="What is shared out: epochs, or what so many epochs of training everything compute.",
+)
 @click.option(
     "--backbone-share",
     type=float,
     default=0.2,
     show_default=True,
-    help="Share of the epochs that the first of two phases gets.",
+    help="Share of the budget that the first of two phases gets.",
 )
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--learning-rate", type=float, default=0.2, show_default=True, help="The peak.")
@@ -81,6 +101,20 @@ _STATE = "resume.safetensors"
 @click.option(
     "--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True
 )
+@click.option(
+    "--accumulate",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Parts that a batch is computed in, where it does not fit into memory.",
+)
+@click.option("--checkpoint-steps", type=int, help="Steps between checkpoints within an epoch.")
+@click.option(
+    "--capture/--no-capture",
+    default=True,
+    show_default=True,
+    help="Replay steps as CUDA graphs, where there is a GPU.",
+)
 @click.option("--compile", is_flag=True, help="Run the model through torch.compile.")
 @json_option
 def command(
@@ -95,9 +129,9 @@ def command(
     _check_output(output, resume)
     from edgeexit import data
     from edgeexit.training import TrainConfig, train
-    from edgeexit.training.strategies import phases
 
-    phases(TrainConfig(**options))  # complains of an option before anything is fetched or written
+    options["method_options"] = _method_options(options["method"], options["method_options"])
+    TrainConfig(**options)  # complains of an option before anything is fetched or written
 
     with progress() as report:
         splits = data.load(source, progress=report)
@@ -113,6 +147,26 @@ def command(
     if main_process:
         facts = {"output": output, "exits": network.exit_names, "log": [asdict(r) for r in log]}
         emit(facts, as_json=as_json, show=lambda out: _show(out, output, network.exit_names, log))
+
+
+def _method_options(method: str, given: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a dict; the method itself complains of what it does not take.
+
+    Raises:
+        ArgumentError: A text is of another form, or there is no such method.
+    """
+    from edgeexit.training.methods import create
+
+    options = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(
+                "an option of a method has no value", wanted="NAME=VALUE", given=text
+            )
+        options[name] = value
+    create(method, options)
+    return options
 
 
 def _check_output(output: Path, resume: bool) -> None:

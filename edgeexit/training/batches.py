@@ -7,26 +7,29 @@ and takes its own share of each batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgeexit.data.augment import random_crop_flip
+from edgeexit.data.augment import Draws, crop_flip, draw
 from edgeexit.data.types import Augmentation, Preprocessing, Samples
 from edgeexit.errors import DataError
 
 
 @dataclass(frozen=True)
 class DeviceSamples:
-    """A split as tensors: images ``[N, C, H, W]`` in their raw dtype, labels int64 ``[N]``."""
+    """A split as tensors: images ``[N, C, H, W]`` in their raw dtype, labels int64 ``[N]``.
+
+    ``fill`` is the raw value of pixels that a shift brings in: what the network sees as zero.
+    """
 
     images: Tensor
     labels: Tensor
     offset: Tensor
     multiplier: Tensor
+    fill: float
 
     def real(self, raw: Tensor) -> Tensor:
         """float32 images as the network eats them, in channels-last memory."""
@@ -48,6 +51,7 @@ def to_device(
         torch.from_numpy(samples.labels).to(device),
         channels(preprocessing.offset),
         channels(preprocessing.multiplier),
+        float(np.mean(preprocessing.offset)),
     )
 
 
@@ -68,42 +72,75 @@ def num_batches(samples: DeviceSamples, batch_size: int) -> int:
     return count
 
 
-def training_batches(
+@dataclass(frozen=True)
+class EpochOrder:
+    """One epoch laid out: which sample comes when, and what happens to it.
+
+    ``order`` is int64 ``[num_batches * batch_size]``; ``draws`` and ``mixup`` (float32, one share
+    for each batch; 1 where mixup is off) go with it.
+    """
+
+    order: Tensor
+    draws: Draws
+    mixup: Tensor
+
+    def copy_(self, other: EpochOrder) -> None:
+        """Takes over another epoch in place, where a captured step reads."""
+        self.order.copy_(other.order)
+        self.draws.shifts.copy_(other.draws.shifts)
+        self.draws.mirrored.copy_(other.draws.mirrored)
+        self.mixup.copy_(other.mixup)
+
+
+def epoch_order(
     samples: DeviceSamples,
     augmentation: Augmentation,
     *,
     batch_size: int,
+    mixup: float,
     seed: tuple[int, ...],
-    rank: int,
-    world: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch, this process's share of each.
+) -> EpochOrder:
+    """The epoch that ``seed`` names, the same on every device and in every process.
 
     Args:
         samples: The training split.
         augmentation: What is done to each image.
-        batch_size: Samples of a batch over all processes; must be a multiple of ``world``.
-        seed: Numbers that fix order and augmentation.
-        rank: This process.
-        world: Number of processes.
-
-    Yields:
-        Images float32 ``[batch_size / world, C, H, W]`` and labels int64.
+        batch_size: Samples of a batch over all processes.
+        mixup: Parameter of the Beta distribution of the shares; 0 turns mixup off.
+        seed: Numbers that fix everything.
     """
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(state)
-    order = torch.randperm(len(samples.labels), generator=generator)
-    fill = float(samples.offset.mean())
-    for batch in range(num_batches(samples, batch_size)):
-        picked = order[batch * batch_size : (batch + 1) * batch_size].to(samples.labels.device)
-        images = samples.images[picked]
-        if augmentation.crop_padding or augmentation.horizontal_flip:
-            images = random_crop_flip(
-                images,
-                generator,
-                padding=augmentation.crop_padding,
-                flip=augmentation.horizontal_flip,
-                fill=fill,
-            )
-        share = slice(rank, None, world)
-        yield samples.real(images[share]), samples.labels[picked][share]
+    steps = num_batches(samples, batch_size)
+    order = torch.randperm(len(samples.labels), generator=generator)[: steps * batch_size]
+    draws = draw(augmentation, len(order), generator)
+    shares = np.ones(steps)
+    if mixup:
+        shares = np.random.default_rng((*seed, 1)).beta(mixup, mixup, steps)
+    device = samples.labels.device
+    return EpochOrder(
+        order.to(device), draws.to(device), torch.from_numpy(shares).to(device, torch.float32)
+    )
+
+
+def augmented(
+    samples: DeviceSamples, augmentation: Augmentation, epoch: EpochOrder, index: Tensor | slice
+) -> tuple[Tensor, Tensor]:
+    """Some samples of an epoch, as the network trains on them.
+
+    Args:
+        samples: The training split.
+        augmentation: What is done to each image.
+        epoch: Of `epoch_order`.
+        index: Positions in the epoch.
+
+    Returns:
+        Images float32 ``[N, C, H, W]`` and labels int64 ``[N]``.
+    """
+    picked = epoch.order[index]
+    images = samples.images[picked]
+    if augmentation.crop_padding or augmentation.horizontal_flip:
+        images = crop_flip(
+            images, epoch.draws[index], padding=augmentation.crop_padding, fill=samples.fill
+        )
+    return samples.real(images), samples.labels[picked]

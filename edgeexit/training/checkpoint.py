@@ -2,6 +2,7 @@
 
     OUTPUT/
       resume.safetensors   weights, optimizer state and the log so far, rewritten after every epoch
+      phases/              the weights at the end of each phase, such as 0_backbone.safetensors
       weights.safetensors  the weights, when the run is done
       run.json             configuration and log, when the run is done
 
@@ -26,7 +27,7 @@ from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import read_weights
 from edgeexit.training.config import TrainConfig
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,16 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: ``phase`` and ``epoch`` are the next ones to do.
+    """Where a run stands: ``phase`` and ``epoch`` are the next ones to do, ``step`` the next step.
 
     ``best`` and ``waited`` belong to early stopping: the best accuracy of each head in this phase
     and how many epochs ago it was. ``tensors`` holds ``model.*``, ``kept.*`` (the weights that
-    early stopping would go back to) and ``optimizer.*``.
+    early stopping would go back to) and ``optimizer.*``; within an epoch ``sums.*`` too.
     """
 
     phase: int
     epoch: int
+    step: int
     log: tuple[EpochRecord, ...]
     best: tuple[float, ...]
     waited: tuple[int, ...]
@@ -98,6 +100,7 @@ def write_state(folder: Path, config: TrainConfig, fingerprint: str, state: RunS
         "fingerprint": fingerprint,
         "phase": state.phase,
         "epoch": state.epoch,
+        "step": state.step,
         "log": [asdict(record) for record in state.log],
         "best": state.best,
         "waited": state.waited,
@@ -124,6 +127,7 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState 
         state = RunState(
             int(header["phase"]),
             int(header["epoch"]),
+            int(header["step"]),
             log,
             tuple(map(float, header["best"])),
             tuple(map(int, header["waited"])),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeexit.errors import ArgumentError
+from edgeexit.training.strategies import BudgetUnit, PhaseShare, phases, shares
 
-Strategy = Literal["disjoint", "joint", "mixed"]
 Schedule = Literal["one_cycle", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -17,10 +18,14 @@ class TrainConfig:
     """The options of one run.
 
     Attributes:
-        strategy: Which phases run; see `edgeexit.training.strategies`.
-        epochs: Epochs in all, shared out between the phases, so that strategies compare at equal
-            budgets.
-        backbone_share: Share of the epochs that phase 1 gets where a strategy has one.
+        strategy: Which phases run: ``disjoint``, ``joint``, ``mixed``, or a list of phases such as
+            ``backbone=0.3,everything=0.7@0.5``; see `edgeexit.training.strategies`.
+        method: What a step minimises: a name of `edgeexit.training.methods.METHODS`.
+        method_options: Options of the method that differ from its defaults.
+        epochs: The budget, shared out between the phases, so that strategies compare at equal cost.
+        budget: Unit in which it is shared out: ``epochs``, or ``macs``, the multiply-accumulates
+            that so many epochs of training everything take; a cheaper phase then gets more epochs.
+        backbone_share: Share of the budget that phase 1 gets in a named strategy that has one.
         batch_size: Samples in one optimizer step, over all processes together.
         learning_rate: Peak rate of SGD with Nesterov momentum.
         second_phase_rate: Factor on the peak rate in the last phase of a strategy with two.
@@ -34,11 +39,20 @@ class TrainConfig:
             fixed budget and keeps the last weights.
         seed: Of the initialization, the order of the samples and the augmentation.
         precision: As ``accelerate`` names it.
+        accumulate: Parts that a process's share of a batch is computed in, where it does not fit
+            into memory at once; batch norm sees one part at a time.
+        checkpoint_steps: Steps between two checkpoints within an epoch; None leaves one after each
+            epoch only.
         compile: Whether the model runs through ``torch.compile``.
+        capture: Whether a step is captured and replayed as a CUDA graph, where there is a GPU and
+            the method allows it.
     """
 
-    strategy: Strategy = "mixed"
+    strategy: str = "mixed"
+    method: str = "uniform"
+    method_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     epochs: int = 50
+    budget: BudgetUnit = "epochs"
     backbone_share: float = 0.2
     batch_size: int = 128
     learning_rate: float = 0.2
@@ -51,11 +65,14 @@ class TrainConfig:
     patience: int | None = None
     seed: int = 0
     precision: Precision = "no"
+    accumulate: int = 1
+    checkpoint_steps: int | None = None
     compile: bool = False
+    capture: bool = True
 
     def __post_init__(self) -> None:
         """Checks every option once, where it enters."""
-        positive = ("epochs", "batch_size", "learning_rate", "second_phase_rate")
+        positive = ("epochs", "batch_size", "learning_rate", "second_phase_rate", "accumulate")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ArgumentError(
@@ -74,10 +91,12 @@ class TrainConfig:
                 "weight_decay and mixup must not be negative",
                 given=f"weight_decay={self.weight_decay}, mixup={self.mixup}",
             )
-        if self.patience is not None and self.patience < 1:
-            raise ArgumentError("patience must be at least 1", given=f"patience={self.patience}")
+        for name in ("patience", "checkpoint_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} must be at least 1", given=f"{name}={value}")
         choices = {
-            "strategy": ("disjoint", "joint", "mixed"),
+            "budget": ("epochs", "macs"),
             "schedule": ("one_cycle", "cosine"),
             "precision": ("no", "bf16", "fp16"),
         }
@@ -88,3 +107,17 @@ class TrainConfig:
                     wanted=", ".join(allowed),
                     given=f"{name}={getattr(self, name)!r}",
                 )
+        if self.budget == "epochs":  # whether each phase gets one is known without a model
+            phases(
+                self.phase_shares,
+                epochs=self.epochs,
+                unit="epochs",
+                learning_rate=self.learning_rate,
+                steps_per_epoch=1,
+                macs={},
+            )
+
+    @property
+    def phase_shares(self) -> tuple[PhaseShare, ...]:
+        """The phases of the strategy with their shares of the budget."""
+        return shares(self.strategy, self.backbone_share, self.second_phase_rate)

@@ -6,20 +6,26 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD
 
 from edgeexit.data.types import Splits
 from edgeexit.errors import ArgumentError, DataError
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import weights_bytes
-from edgeexit.training.batches import DeviceSamples, num_batches, to_device, training_batches
+from edgeexit.training.batches import (
+    DeviceSamples,
+    EpochOrder,
+    epoch_order,
+    num_batches,
+    to_device,
+)
+from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.checkpoint import (
     EpochRecord,
     RunState,
@@ -28,10 +34,11 @@ from edgeexit.training.checkpoint import (
     write_whole,
 )
 from edgeexit.training.config import TrainConfig
-from edgeexit.training.losses import mean_cross_entropy, mixed_up
-from edgeexit.training.modes import decayed_groups, phase_module, set_modes, trained_exits
+from edgeexit.training.methods import Method, create
+from edgeexit.training.modes import phase_module, set_modes
 from edgeexit.training.progress import Progress, silent
 from edgeexit.training.schedule import learning_rate
+from edgeexit.training.step import PhaseStep, Sums
 from edgeexit.training.strategies import Phase, phases
 
 EVALUATION_BATCH = 500
@@ -48,14 +55,16 @@ def run_training(
     """`edgeexit.training.train` with its options checked: see there."""
     _check_data(model, data)
     accelerator = Accelerator(mixed_precision=config.precision)
-    if config.batch_size % accelerator.num_processes:
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
         raise ArgumentError(
             "a batch cannot be shared evenly",
-            wanted=f"batch_size divisible by {accelerator.num_processes} processes",
+            wanted=f"batch_size divisible by {parts} (processes times accumulate)",
             given=f"batch_size={config.batch_size}",
         )
-    run = _Run(model, data, config, output, accelerator, progress)
-    return run.all_phases()
+    method = create(config.method, config.method_options)
+    method.rebuild(model)
+    return _Run(model, data, config, method, output, accelerator, progress).all_phases()
 
 
 class _Run:
@@ -66,6 +75,7 @@ class _Run:
         model: MultiExitModel,
         data: Splits,
         config: TrainConfig,
+        method: Method,
         output: Path | None,
         accelerator: Accelerator,
         progress: Progress,
@@ -73,6 +83,7 @@ class _Run:
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data = data
         self.config = config
+        self.method = method
         self.output = output
         self.accelerator = accelerator
         self.progress = progress
@@ -80,21 +91,31 @@ class _Run:
         self.train_split = to_device(data.train, data.preprocessing, accelerator.device)
         self.watched = to_device(data.calibration, data.preprocessing, accelerator.device)
         self.steps = num_batches(self.train_split, config.batch_size)
+        self.macs = macs_per_sample(model, self.train_split.real(self.train_split.images[:1]))
+        self.plan = phases(
+            config.phase_shares,
+            epochs=config.epochs,
+            unit=config.budget,
+            learning_rate=config.learning_rate,
+            steps_per_epoch=self.steps,
+            macs=self.macs,
+        )
 
     def all_phases(self) -> tuple[EpochRecord, ...]:
-        plan = phases(self.config)
-        state = RunState(0, 0, (), (), (), {})
+        state = RunState(0, 0, 0, (), (), (), {})
         if self.output is not None:
             state = read_state(self.output, self.config, self.fingerprint) or state
-        if state.tensors:
-            self.model.load_state_dict(_part(state.tensors, "model"))
-        for index in range(state.phase, len(plan)):
-            state = self.one_phase(index, plan[index], state)
+        for index in range(min(state.phase, len(self.plan) - 1), len(self.plan)):
+            self.method.start_phase(self.model, self.plan[index].name)
+            if state.tensors:
+                self.model.load_state_dict(_part(state.tensors, "model"))
+            if index == state.phase:
+                state = self.one_phase(index, self.plan[index], state)
+        self.method.finish(self.model, self._unaugmented)
         if self.output is not None and self.accelerator.is_main_process:
-            log = [dataclasses.asdict(record) for record in state.log]
-            content = {"config": dataclasses.asdict(self.config), "log": log}
             write_whole(self.output / "weights.safetensors", weights_bytes(self.model))
-            write_whole(self.output / "run.json", (json.dumps(content, indent=1) + "\n").encode())
+            report = json.dumps(self._report(state.log), indent=1)
+            write_whole(self.output / "run.json", (report + "\n").encode())
         self.accelerator.wait_for_everyone()
         return state.log
 
@@ -106,88 +127,124 @@ class _Run:
     def one_phase(self, index: int, phase: Phase, state: RunState) -> RunState:
         set_modes(self.model, phase.name)
         module = phase_module(self.model, phase.name)
-        optimizer = SGD(
-            decayed_groups(module, self.config.weight_decay),
-            lr=phase.learning_rate,
-            momentum=self.config.momentum,
-            nesterov=self.config.momentum > 0,
+        config = self.config
+        schedule = (config.schedule, phase.learning_rate)
+        step = PhaseStep(
+            self.model,
+            module,
+            phase,
+            rates=[learning_rate(*schedule, n, phase.num_steps) for n in range(phase.num_steps)],
+            method=self.method,
+            config=config,
+            samples=self.train_split,
+            augmentation=self.data.augmentation,
+            epoch=self.order(index, 0),
+            accelerator=self.accelerator,
         )
-        prepared, prepared_optimizer = self.accelerator.prepare(module, optimizer)
-        if self.config.compile:
-            prepared = torch.compile(prepared)
-        _restore_momentum(optimizer, _part(state.tensors, "optimizer"))
-        stopper = _Stopper(self.config.patience, state.best, state.waited)
-        kept = _part(state.tensors, "kept")
-        self.progress.phase(phase.name, phase.epochs, self.steps, state.epoch)
-        for epoch in range(state.epoch, phase.epochs):
+        _restore_momentum(step.optimizer, _part(state.tensors, "optimizer"))
+        stopper = _Stopper(config.patience, state.best, state.waited)
+        num_epochs = -(-phase.num_steps // self.steps)
+        self.progress.phase(phase.name, num_epochs, self.steps, state.epoch)
+        for epoch in range(state.epoch, num_epochs):
             if stopper.stop:
                 break
-            record = self.one_epoch(index, phase, epoch, prepared, prepared_optimizer)
+            record = self.one_epoch(index, epoch, step, state)
+            kept = _part(state.tensors, "kept")
             if stopper.improved(record.accuracy):
                 kept = {name: value.clone() for name, value in self.model.state_dict().items()}
             log = (*state.log, record)
-            tensors = _tensors(self.model, kept, optimizer)
+            tensors = _tensors(self.model, kept, step.optimizer)
             state = self.save(
-                RunState(index, epoch + 1, log, stopper.best, stopper.waited, tensors)
+                RunState(index, epoch + 1, 0, log, stopper.best, stopper.waited, tensors)
             )
             self.progress.epoch(record)
-        if self.config.patience is not None and kept:
+        kept = _part(state.tensors, "kept")
+        if config.patience is not None and kept:
             self.model.load_state_dict(kept)
-        return self.save(RunState(index + 1, 0, state.log, (), (), _tensors(self.model, {}, None)))
+        if self.output is not None and self.accelerator.is_main_process:
+            name = f"{index}_{phase.name}.safetensors"
+            write_whole(self.output / "phases" / name, weights_bytes(self.model))
+        tensors = _tensors(self.model, {}, None)
+        return self.save(RunState(index + 1, 0, 0, state.log, (), (), tensors))
 
-    def one_epoch(
-        self,
-        index: int,
-        phase: Phase,
-        epoch: int,
-        prepared: Callable[[Tensor], tuple[Tensor, ...]],
-        optimizer: SGD,
-    ) -> EpochRecord:
-        config, start = self.config, time.perf_counter()
-        set_modes(self.model, phase.name)
-        exits = trained_exits(self.model, phase.name)
-        correct = torch.zeros(len(exits), dtype=torch.int64, device=self.accelerator.device)
-        total_loss = torch.zeros((), device=self.accelerator.device)
-        seen, rate = 0, 0.0
-        batches = training_batches(
+    def order(self, index: int, epoch: int) -> EpochOrder:
+        return epoch_order(
             self.train_split,
             self.data.augmentation,
-            batch_size=config.batch_size,
-            seed=(config.seed, index, epoch),
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
+            batch_size=self.config.batch_size,
+            mixup=self.config.mixup,
+            seed=(self.config.seed, index, epoch),
         )
-        shares = _mixup_shares(config, (config.seed, index, epoch), self.steps)
-        for step, (images, labels) in enumerate(batches):
-            rate = learning_rate(
-                config.schedule,
-                phase.learning_rate,
-                epoch * self.steps + step,
-                phase.epochs * self.steps,
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with self.accelerator.autocast():
-                loss, logits = _loss(prepared, images, labels, config, shares[step])
-            optimizer.zero_grad()
-            self.accelerator.backward(loss)
-            optimizer.step()
-            with torch.no_grad():
-                total_loss += loss.detach()
-                correct += torch.stack([(z.argmax(1) == labels).sum() for z in logits])
-            seen += len(labels)
-            self.progress.step()
+
+    def one_epoch(self, index: int, epoch: int, step: PhaseStep, state: RunState) -> EpochRecord:
+        config, phase, start = self.config, self.plan[index], time.perf_counter()
+        set_modes(self.model, phase.name)
+        first = epoch * self.steps
+        num_steps = min(self.steps, phase.num_steps - first)
+        step.start_epoch(self.order(index, epoch), epoch, state.step)
+        if state.step:
+            self._restore_sums(step.sums, state.tensors)
+        with step.running():
+            for done in range(state.step, num_steps):
+                step(first + done, (config.seed, index, epoch, done))
+                self.progress.step()
+                if config.checkpoint_steps and (done + 1) % config.checkpoint_steps == 0:
+                    self._save_within(index, epoch, done + 1, step, state)
+        sums = self._all_sums(step.sums)
         watched = evaluate(self.model, self.watched)
         return EpochRecord(
             phase=phase.name,
             epoch=epoch,
-            num_epochs=phase.epochs,
-            learning_rate=rate,
-            loss=float(total_loss) / self.steps,
-            train_accuracy=tuple(round(float(c) / seen, 6) for c in correct),
-            accuracy=tuple(watched[k] for k in exits),
+            num_epochs=-(-phase.num_steps // self.steps),
+            learning_rate=step.rates[first + num_steps - 1],
+            loss=float(sums.loss) / num_steps,
+            train_accuracy=tuple(
+                round(float(c) / (num_steps * config.batch_size), 6) for c in sums.correct
+            ),
+            accuracy=tuple(watched[k] for k in step.exits),
             seconds=round(time.perf_counter() - start, 3),
         )
+
+    def _save_within(
+        self, index: int, epoch: int, done: int, step: PhaseStep, state: RunState
+    ) -> None:
+        """A checkpoint in the middle of an epoch: the sums so far go with it."""
+        sums = self._all_sums(step.sums)
+        tensors = _tensors(self.model, _part(state.tensors, "kept"), step.optimizer)
+        tensors |= {"sums.loss": sums.loss.cpu(), "sums.correct": sums.correct.cpu()}
+        self.save(RunState(index, epoch, done, state.log, state.best, state.waited, tensors))
+
+    def _all_sums(self, sums: Sums) -> Sums:
+        """Over all processes."""
+        return Sums(self.accelerator.reduce(sums.loss), self.accelerator.reduce(sums.correct))
+
+    def _restore_sums(self, sums: Sums, tensors: dict[str, Tensor]) -> None:
+        if self.accelerator.is_main_process:  # they hold the shares of all processes
+            sums.loss.copy_(tensors["sums.loss"])
+            sums.correct.copy_(tensors["sums.correct"])
+
+    def _unaugmented(self) -> Iterator[tuple[Tensor, Tensor]]:
+        split = self.train_split
+        for start in range(0, len(split.labels), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            yield split.real(split.images[part]), split.labels[part]
+
+    def _report(self, log: tuple[EpochRecord, ...]) -> dict[str, object]:
+        """What ``run.json`` says: the configuration, what was planned and spent, and the log."""
+        sample = [phase.num_steps * self.config.batch_size for phase in self.plan]
+        planned = [count * self.macs[p.name] for count, p in zip(sample, self.plan, strict=True)]
+        spent = 0
+        for record in log:
+            phase = next(p for p in self.plan if p.name == record.phase)
+            steps = min(self.steps, phase.num_steps - record.epoch * self.steps)
+            spent += steps * self.config.batch_size * self.macs[phase.name]
+        return {
+            "config": dataclasses.asdict(self.config),
+            "phases": [dataclasses.asdict(phase) for phase in self.plan],
+            "budget_macs": sum(planned),
+            "spent_macs": spent,
+            "log": [dataclasses.asdict(record) for record in log],
+        }
 
 
 class _Stopper:
@@ -225,44 +282,20 @@ def evaluate(model: MultiExitModel, samples: DeviceSamples) -> tuple[float, ...]
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    correct = [0] * len(model.exit_names)
+    correct = torch.zeros(len(model.exit_names), dtype=torch.int64, device=samples.labels.device)
     with torch.no_grad():
         for start in range(0, len(samples.labels), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             logits = model(samples.real(samples.images[part]))
-            for k, z in enumerate(logits):
-                correct[k] += int((z.argmax(1) == samples.labels[part]).sum())
+            correct += (torch.stack(logits).argmax(2) == samples.labels[part]).sum(1)
     for module, training in modes:
         module.training = training
-    return tuple(c / len(samples.labels) for c in correct)
+    return tuple(c / len(samples.labels) for c in correct.tolist())
 
 
-def _loss(
-    prepared: Callable[[Tensor], tuple[Tensor, ...]],
-    images: Tensor,
-    labels: Tensor,
-    config: TrainConfig,
-    share: float | None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    smoothing = config.label_smoothing
-    if share is None:
-        logits = prepared(images)
-        return mean_cross_entropy(logits, labels, label_smoothing=smoothing), logits
-    blended, others = mixed_up(images, labels, share)
-    logits = prepared(blended)
-    own = mean_cross_entropy(logits, labels, label_smoothing=smoothing)
-    other = mean_cross_entropy(logits, others, label_smoothing=smoothing)
-    return share * own + (1 - share) * other, logits
-
-
-def _mixup_shares(config: TrainConfig, seed: tuple[int, ...], num_steps: int) -> list[float | None]:
-    if not config.mixup:
-        return [None] * num_steps
-    draws = np.random.default_rng((*seed, 1)).beta(config.mixup, config.mixup, num_steps)
-    return [float(draw) for draw in draws]
-
-
-def _tensors(model: nn.Module, kept: dict[str, Tensor], optimizer: SGD | None) -> dict[str, Tensor]:
+def _tensors(
+    model: MultiExitModel, kept: dict[str, Tensor], optimizer: SGD | None
+) -> dict[str, Tensor]:
     """Copies of everything that a resumed run needs, under the names of `RunState`."""
     named = {f"model.{name}": value for name, value in model.state_dict().items()}
     named |= {f"kept.{name}": value for name, value in kept.items()}

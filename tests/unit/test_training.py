@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import subprocess
 import sys
@@ -20,10 +20,11 @@ from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.zoo.resnet import ResNet
 from edgeexit.training import EpochRecord, TrainConfig, load_checkpoint, train
+from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.loop import _Stopper
-from edgeexit.training.losses import mean_cross_entropy, mixed_up
+from edgeexit.training.mixup import mixed_up
 from edgeexit.training.schedule import learning_rate
-from edgeexit.training.strategies import phases
+from edgeexit.training.strategies import phases, shares
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 def make_model(seed: int = 0) -> MultiExitModel:
     torch.manual_seed(seed)
-    backbone = ResNet((1, 1, 1), (4, 4, 4), in_channels=3, num_classes=3)
+    backbone = ResNet((1, 1, 1), (8, 8, 8), in_channels=3, num_classes=3)
     at = {"layer1": heads.Pooled(), "layer2": heads.Pooled()}
     return attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
 
@@ -70,25 +71,61 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_phases_share_the_budget() -> None:
-    def plan(strategy: str) -> list[tuple[str, int, float]]:
-        config = TrainConfig(
-            strategy=strategy, epochs=50, backbone_share=0.4, second_phase_rate=0.5
-        )  # type: ignore[arg-type]
-        return [(p.name, p.epochs, p.learning_rate) for p in phases(config)]
-
-    assert plan("mixed") == [("backbone", 20, 0.2), ("everything", 30, 0.1)]
-    assert plan("disjoint") == [("backbone", 20, 0.2), ("heads", 30, 0.1)]
-    assert plan("joint") == [("everything", 50, 0.2)]
-    with pytest.raises(ArgumentError, match="an epoch for each of its two phases"):
-        phases(TrainConfig(epochs=1))
+def plan(strategy: str, epochs: int = 50, unit: str = "epochs") -> list[tuple[str, int, float]]:
+    listed = phases(
+        shares(strategy, 0.4, 0.5),
+        epochs=epochs,
+        unit=unit,  # type: ignore[arg-type]
+        learning_rate=0.2,
+        steps_per_epoch=10,
+        macs={"backbone": 90, "everything": 100, "heads": 40},
+    )
+    return [(p.name, p.num_steps, p.learning_rate) for p in listed]
 
 
-def test_loss_is_the_mean_over_exits() -> None:
-    sure = torch.tensor([[math.log(3.0), 0.0]])  # softmax 3/4, 1/4
-    even = torch.tensor([[0.0, 0.0]])
-    loss = mean_cross_entropy([sure, even], torch.tensor([0]))
-    assert float(loss) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+def test_phases_share_epochs() -> None:
+    assert plan("mixed") == [("backbone", 200, 0.2), ("everything", 300, 0.1)]
+    assert plan("disjoint") == [("backbone", 200, 0.2), ("heads", 300, 0.1)]
+    assert plan("joint") == [("everything", 500, 0.2)]
+    assert plan("backbone=0.3, everything=0.5@0.25, heads=0.2") == [
+        ("backbone", 150, 0.2),
+        ("everything", 250, 0.05),
+        ("heads", 100, 0.2),
+    ]
+    with pytest.raises(ArgumentError, match="an epoch for each of its phases"):
+        TrainConfig(epochs=1)
+
+
+def test_phases_share_computation() -> None:
+    # 50 epochs of 10 steps at 100 MACs are 50,000: 20,000 pay for 222 steps of 90, 30,000 for 300
+    # of 100 and for 750 of 40.
+    assert plan("mixed", unit="macs") == [("backbone", 222, 0.2), ("everything", 300, 0.1)]
+    assert plan("disjoint", unit="macs") == [("backbone", 222, 0.2), ("heads", 750, 0.1)]
+    assert plan("joint", unit="macs") == [("everything", 500, 0.2)]
+
+
+def test_macs_of_a_step() -> None:
+    model = make_model()
+    macs = macs_per_sample(model, torch.zeros(1, 3, 8, 8))
+    stem, layer1 = 64 * 3 * 9 * 8, 2 * 64 * 8 * 9 * 8
+    layer2 = 16 * 8 * 9 * 8 * 2 + 16 * 8 * 8  # two 3 x 3 and the shortcut, at 4 x 4 positions
+    layer3 = 4 * 8 * 9 * 8 * 2 + 4 * 8 * 8
+    backbone, heads_macs = stem + layer1 + layer2 + layer3 + 8 * 3, 2 * 8 * 3
+    assert macs == {
+        "backbone": 3 * backbone,
+        "everything": 3 * (backbone + heads_macs),
+        "heads": backbone + 3 * heads_macs,
+    }
+
+
+def test_a_budget_of_macs_is_spent(tmp_path: Path) -> None:
+    options = {**SHORT, "strategy": "disjoint", "budget": "macs"}
+    train(make_model(), make_data(), output=tmp_path, **options)
+    run = json.loads((tmp_path / "run.json").read_text())
+    macs = macs_per_sample(make_model(), torch.zeros(1, 3, 8, 8))
+    full = 4 * 3 * 16 * macs["everything"]  # epochs, batches, samples
+    assert run["spent_macs"] == run["budget_macs"]
+    assert 0 <= full - run["budget_macs"] < 16 * (macs["backbone"] + macs["heads"])
 
 
 def test_mixup_blends_with_the_neighbour() -> None:
@@ -265,7 +302,7 @@ def test_damaged_state_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     train(make_model(), make_data(), output=tmp_path, **SHORT)
-    backbone = ResNet((1, 1, 1), (8, 4, 4), in_channels=3, num_classes=3)
+    backbone = ResNet((1, 1, 1), (16, 8, 8), in_channels=3, num_classes=3)
     other = attach_exits(
         backbone,
         {"layer1": heads.Pooled(), "layer2": heads.Pooled()},
