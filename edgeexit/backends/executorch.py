@@ -70,6 +70,8 @@ def _for_xnnpack(module: GraphModule) -> GraphModule:
     for node in list(module.graph.nodes):
         if node.target is _ATEN.mean.dim:
             _mean_of_a_map(module.graph, node)
+        elif node.target is _ATEN.matmul.default:
+            _product_of_three_dimensions(module.graph, node)
     module.graph.lint()
     module.recompile()
     return module
@@ -95,6 +97,27 @@ def _mean_of_a_map(graph: Graph, node: Node) -> None:
     if rank == 4 and len(node.args) > 2 and node.args[2]:
         return
     node.args = (source, sorted(dims), True)
+    _view_result(graph, node, shape)
+
+
+def _product_of_three_dimensions(graph: Graph, node: Node) -> None:
+    """A product for each head of each sample, as the partitioner takes it: [N * heads, T, d].
+
+    The delegate computes it in float32, where sums of int8 products are exact.
+    """
+    shape = shape_of(node)
+    node.target = _ATEN.bmm.default
+    if len(shape) == 3:
+        return
+    for position, source in enumerate(args_of(node)):
+        rows, columns = shape_of(source)[2:]
+        numbers = [shape[0] * shape[1], rows, columns]
+        node.update_arg(position, _moved(graph, node, source, _ATEN.view.default, numbers))
+    _view_result(graph, node, shape)
+
+
+def _view_result(graph: Graph, node: Node, shape: tuple[int, ...]) -> None:
+    """Gives the int8 result of ``node`` the shape that its readers know."""
     (quantize,) = node.users
     readers = list(quantize.users)
     with graph.inserting_after(quantize):

@@ -35,7 +35,8 @@ class IntegerOp:
     Args:
         weight: Position of the argument that is a weight.
         scale_for_each_channel: Each output channel of that weight has a scale of its own; else one
-            scale holds for all, which is all that CMSIS-NN's linear layer knows.
+            scale holds for all, which is all that CMSIS-NN's linear layer knows. Every backend
+            writes a linear layer over tokens as a convolution: `has_scale_for_each_channel`.
         same_parameters: Inputs and output share scale and zero point.
         takes_activation: A ReLU or ReLU6 that is the only user becomes part of the op.
         fixed_output: Scale and zero point that integer kernels prescribe for the output.
@@ -90,8 +91,17 @@ def _refuse_pad(node: Node) -> str | None:
 
 def _refuse_softmax(node: Node) -> str | None:
     rank = node.meta["val"].ndim
-    if rank == 4 or args_of(node)[1] % rank != rank - 1:
-        return "it is not over the last dimension of at most three"
+    if rank > 4 or args_of(node)[1] % rank != rank - 1:
+        return "it is not over the last dimension of at most four"
+    return None
+
+
+def _refuse_product(node: Node) -> str | None:
+    if any(is_constant(arg) for arg in node.args):
+        return "a factor is a constant, which is for a linear layer"
+    first, second = (args_of(node)[k].meta["val"].shape for k in range(2))
+    if len(first) not in (3, 4) or first[:-2] != second[:-2]:
+        return f"shapes {tuple(first)} and {tuple(second)} are not one product for each head"
     return None
 
 
@@ -136,6 +146,7 @@ INTEGER_OPS: dict[object, IntegerOp] = {
     _ATEN.sub.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
     _ATEN.mul.Tensor: IntegerOp(takes_activation=True, refusal=_refuse_elementwise),
     _ATEN.cat.default: IntegerOp(same_parameters=True, refusal=_refuse_concatenation),
+    _ATEN.matmul.default: IntegerOp(refusal=_refuse_product),
     _ATEN.mean.dim: IntegerOp(refusal=_refuse_mean),
     _ATEN.avg_pool2d.default: IntegerOp(same_parameters=True, refusal=_refuse_pool),
     _ATEN.max_pool2d.default: IntegerOp(same_parameters=True, refusal=_refuse_pool),
@@ -153,6 +164,12 @@ INTEGER_OPS: dict[object, IntegerOp] = {
 def args_of(node: Node) -> tuple[Any, ...]:
     """The arguments of a node; what each may be is for the op to say."""
     return node.args
+
+
+def has_scale_for_each_channel(node: Node) -> bool:
+    """Whether each output channel of the node's weight has a scale of its own."""
+    over_tokens = node.target is _ATEN.linear.default and node.meta["val"].ndim > 2
+    return over_tokens or INTEGER_OPS[node.target].scale_for_each_channel
 
 
 def is_activation(node: Node) -> bool:

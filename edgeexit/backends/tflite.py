@@ -3,7 +3,9 @@
 A segment is read op by op, a dequantize-op-quantize group at a time, and each group becomes one op
 of the file. Four-dimensional tensors lie in NHWC from the start, so that no TRANSPOSE is needed
 around convolutions, pooling or means; one is written only where the network itself orders elements
-anew, and not even there when a linear layer follows whose columns can be ordered instead.
+anew, and not even there when a linear layer follows whose columns can be ordered instead. A matrix
+product and a softmax of four dimensions are over the network's last ones: each is written between
+two TRANSPOSEs, which cancel out, or join the network's own, wherever one such op follows another.
 
 A linear layer is a CONV_2D of one position, because interpreters disagree about FULLY_CONNECTED:
 LiteRT's reference kernel rounds ``acc * scale`` once, in double precision; tflite-runtime 2.14 and
@@ -400,6 +402,47 @@ def _simple(
     return emit
 
 
+def _over_last(low: _Lowering, operand: object) -> int:
+    """An operand whose last dimensions are those of the network, not those of NHWC."""
+    source = low.input(operand)
+    shape = shape_of(cast(Node, operand))
+    if len(shape) < 4:
+        return source
+    name = low.tensors[source].name
+    order = low.add_numbers(f"{name}.to_nchw", _NCHW)
+    return low.emit_between("TRANSPOSE", [source, order], shape, f"{name}.nchw", "TransposeOptions")
+
+
+def _emit_over_last(
+    low: _Lowering,
+    code: str,
+    inputs: Sequence[int],
+    node: Node,
+    quantize: Node,
+    table: str,
+    **options: float,
+) -> None:
+    """Adds an op on operands of `_over_last`; its result goes back to NHWC."""
+    shape = shape_of(node)
+    if len(shape) < 4:
+        low.emit(code, inputs, quantize, table, **options)
+        return
+    result = low.add_like(f"{node.name}.nchw_out", shape, quantize)
+    low.ops.append(FileOp(code, tuple(inputs), (result,), table, options))
+    order = low.add_numbers(f"{node.name}.to_nhwc", _NHWC)
+    low.emit("TRANSPOSE", [result, order], quantize, "TransposeOptions")
+
+
+def _product(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
+    inputs = [_over_last(low, operand) for operand in node.args[:2]]
+    _emit_over_last(low, "BATCH_MATMUL", inputs, node, quantize, "BatchMatMulOptions")
+
+
+def _softmax(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
+    inputs = [_over_last(low, node.args[0])]
+    _emit_over_last(low, "SOFTMAX", inputs, node, quantize, "SoftmaxOptions", beta=1.0)
+
+
 def _concatenation(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
     rank = len(shape_of(node))
     dim = (cast(int, node.args[1]) if len(node.args) > 1 else 0) % rank
@@ -534,6 +577,7 @@ _EMITTERS: dict[object, Callable[[_Lowering, Node, Node, int], None]] = {
     _ATEN.add.Tensor: _elementwise("ADD", "AddOptions"),
     _ATEN.sub.Tensor: _elementwise("SUB", "SubOptions"),
     _ATEN.mul.Tensor: _elementwise("MUL", "MulOptions"),
+    _ATEN.matmul.default: _product,
     _ATEN.cat.default: _concatenation,
     _ATEN.mean.dim: _mean,
     _ATEN.avg_pool2d.default: _pool("AVERAGE_POOL_2D"),
@@ -541,7 +585,7 @@ _EMITTERS: dict[object, Callable[[_Lowering, Node, Node, int], None]] = {
     _ATEN.relu.default: _simple("RELU"),
     _ATEN.hardtanh.default: _simple("RELU6"),
     _ATEN.hardswish.default: _simple("HARD_SWISH", "HardSwishOptions"),
-    _ATEN.softmax.int: _simple("SOFTMAX", "SoftmaxOptions", beta=1.0),
+    _ATEN.softmax.int: _softmax,
     _ATEN.pad.default: _pad,
     _ATEN.constant_pad_nd.default: _pad,
     _ATEN.reshape.default: _reshape,

@@ -20,8 +20,8 @@ def without_idle_moves(
     """Joins a TRANSPOSE that follows another, and drops what nobody reads.
 
     Two in a row become one, or a RESHAPE to the shape that is there already where they cancel out;
-    a RESHAPE reads past another one, and a MEAN keeps the dimensions that a RESHAPE after it would
-    bring back. Tensors are numbered anew, in the order of the ops.
+    a RESHAPE reads past another one, goes where it changes nothing, and a MEAN keeps the dimensions
+    that a RESHAPE after it would bring back. Tensors are numbered anew, in the order of the ops.
 
     Args:
         tensors: Those of the file.
@@ -35,7 +35,9 @@ def without_idle_moves(
     readers = Counter(number for op in ops for number in op.inputs) + Counter(outputs)
     made = {op.outputs[0]: op for op in ops}
     joined: list[FileOp] = []
+    same: dict[int, int] = {}
     for op in ops:
+        op = replace(op, inputs=tuple(same.get(number, number) for number in op.inputs))
         before = made.get(op.inputs[0])
         if op.code == "TRANSPOSE" and before is not None and before.code == "TRANSPOSE":
             first, second = (_numbers(tensors, each) for each in (before, op))
@@ -51,6 +53,11 @@ def without_idle_moves(
                 op = replace(op, inputs=(before.inputs[0], op.inputs[1]))
             elif before is not None and _keeps_by_reshape(tensors, before, op, readers):
                 op = replace(before, outputs=op.outputs, options={"keepDims": True})
+            source, result = op.inputs[0], op.outputs[0]
+            moves_nothing = tensors[source].shape == tensors[result].shape
+            if op.code == "RESHAPE" and moves_nothing and result not in outputs:
+                same[result] = source
+                continue
         made[op.outputs[0]] = op
         joined.append(op)
     needed = set(outputs)

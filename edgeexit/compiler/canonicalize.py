@@ -1,8 +1,9 @@
 """Pass 2: leaves one spelling of everything that integer kernels compute.
 
 Batch norms disappear (into the convolution or linear layer before them, or into a depthwise 1x1
-convolution where there is none), numbers become constants, global pooling becomes a mean, views
-become reshapes, and what does nothing at inference goes. Results stay the same up to rounding.
+convolution where there is none), numbers become constants, global pooling becomes a mean, attention
+becomes its two products and their softmax, views become reshapes, and what does nothing at
+inference goes. Results stay the same up to rounding.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
         _scalars_to_constants,
         _name_relu6,
         _split_hardsigmoid,
+        _split_attention,
         _name_padding,
         _fold_batch_norm,
         _global_pool_to_mean,
         _padding_before_average,
         _transpose_to_permute,
+        _drop_views_that_cancel,
         _reshapes_without_batch,
         _tokens_after_permute,
         _mean_without_kept_dims,
@@ -172,6 +175,27 @@ def _split_hardsigmoid(editor: _Editor, node: Node) -> None:
     editor.replace(node, editor.call(node, _ATEN.mul.Tensor, (clamped, sixth), node))
 
 
+def _split_attention(editor: _Editor, node: Node) -> None:
+    """softmax(q k^T * scale) v, the factor on q, where it costs least."""
+    if node.target is _ATEN.bmm.default:
+        node.target = _ATEN.matmul.default
+    if node.target is not _ATEN.scaled_dot_product_attention.default:
+        return
+    query, key, value, mask, rate, is_causal = _filled(node, 6, (None, 0.0, False))
+    if mask is not None or rate or is_causal or node.kwargs.get("enable_gqa"):
+        return  # the quantizer names the op as unsupported
+    scale = node.kwargs.get("scale")
+    if scale is None:
+        scale = 1.0 / math.sqrt(shape_of(query)[-1])
+    if scale != 1.0:
+        factor = editor.constant(node, torch.tensor(float(scale)))  # type: ignore[arg-type]
+        query = editor.call(node, _ATEN.mul.Tensor, (query, factor), query)
+    turned = editor.call(node, _ATEN.transpose.int, (key, -2, -1), node)
+    scores = editor.call(node, _ATEN.matmul.default, (query, turned), node)
+    shares = editor.call(node, _ATEN.softmax.int, (scores, -1), node)
+    editor.replace(node, editor.call(node, _ATEN.matmul.default, (shares, value), node))
+
+
 def _name_padding(editor: _Editor, node: Node) -> None:
     """``padding="same"`` and ``"valid"`` of a convolution as numbers, where one number says it."""
     if node.target is not _ATEN.conv2d.padding:
@@ -201,21 +225,25 @@ def _fold_batch_norm(editor: _Editor, node: Node) -> None:
     shift = -mean * scale
     if beta is not None:
         shift = shift + editor.value(beta)
-    if x.target in (_ATEN.conv2d.default, _ATEN.linear.default) and len(x.users) == 1:
-        old = editor.value(x.args[1])
+    layer = _layer_before(x)
+    if layer is not None:
+        old = editor.value(layer.args[1])
         weight = (old * scale.reshape(-1, *[1] * (old.ndim - 1))).float()
         bias = (
             shift
-            if len(x.args) < 3 or x.args[2] is None
-            else (shift + scale * editor.value(x.args[2]))
+            if len(layer.args) < 3 or layer.args[2] is None
+            else (shift + scale * editor.value(layer.args[2]))
         )
         args = (
-            x.args[0],
-            editor.constant(x, weight),
-            editor.constant(x, bias.float()),
-            *x.args[3:],
+            layer.args[0],
+            editor.constant(layer, weight),
+            editor.constant(layer, bias.float()),
+            *layer.args[3:],
         )
-        new = editor.call(x, x.target, args, x)
+        new = editor.call(layer, layer.target, args, layer)
+        if layer is not x:
+            x.replace_input_with(layer, new)
+            new = x
     elif len(shape_of(x)) == 4:
         weight = scale.float().reshape(-1, 1, 1, 1)
         args = (
@@ -242,6 +270,20 @@ def _fold_batch_norm(editor: _Editor, node: Node) -> None:
     new.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
     for user in taken:
         editor.replace(user, new)
+
+
+def _layer_before(x: Node) -> Node | None:
+    """The layer whose output channels are those of ``x``, which nothing else reads."""
+    if len(x.users) != 1:
+        return None
+    if x.target in (_ATEN.conv2d.default, _ATEN.linear.default):
+        return x
+    source = x.args[0] if x.args else None
+    if x.target not in _VIEWS or not isinstance(source, Node) or len(source.users) != 1:
+        return None
+    # Tokens [1, T, C] as rows [T, C], of which a batch norm takes the statistics.
+    is_rows = len(shape_of(x)) == 2 and shape_of(x)[-1:] == shape_of(source)[-1:]
+    return source if is_rows and source.target is _ATEN.linear.default else None
 
 
 def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
@@ -297,6 +339,18 @@ def _transpose_to_permute(editor: _Editor, node: Node) -> None:
     order[first], order[second] = order[second], order[first]
     args = (node.args[0], order)
     editor.replace(node, editor.call(node, _ATEN.permute.default, args, node))
+
+
+def _drop_views_that_cancel(editor: _Editor, node: Node) -> None:
+    """A view of a view that has the first one's shape again."""
+    if node.target not in _VIEWS:
+        return
+    source = node.all_input_nodes[0]
+    if source.target not in _VIEWS or len(source.users) > 1:
+        return
+    origin = source.all_input_nodes[0]
+    if shape_of(origin) == shape_of(node):
+        editor.replace(node, origin)
 
 
 def _tokens_after_permute(editor: _Editor, node: Node) -> None:

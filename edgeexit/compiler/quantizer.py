@@ -19,6 +19,7 @@ from edgeexit.backends.integer_ops import (
     activation_inputs,
     check_op,
     fused_activation,
+    has_scale_for_each_channel,
 )
 
 _VALUE = QuantizationSpec(
@@ -74,7 +75,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
                 specs[other] = shared if rule.same_parameters else _VALUE
             if rule.weight is not None:
                 specs[node.args[rule.weight]] = (
-                    _CHANNEL_WEIGHT if rule.scale_for_each_channel else _TENSOR_WEIGHT
+                    _CHANNEL_WEIGHT if has_scale_for_each_channel(node) else _TENSOR_WEIGHT
                 )
             activation = fused_activation(node)
             if activation is not None:
