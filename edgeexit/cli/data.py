@@ -79,7 +79,7 @@ def list_(as_json: bool) -> None:
 @_cache_option
 @json_option
 def describe(source: str, cache: Path | None, as_json: bool) -> None:
-    """Show the splits of SOURCE: a name, an .npz file or a folder of class folders."""
+    """Show the splits of SOURCE: a name, an .npz or .toml file or a folder of class folders."""
     from edgeexit import data
 
     with progress() as report:
@@ -96,7 +96,10 @@ def _show(out: Console, facts: Mapping[str, Any]) -> None:
     splits = facts["splits"]
     rows = table("Samples", "class", *splits)
     for name in facts["class_names"]:
-        rows.add_row(name, *(f"{split['per_class'][name]:,}" for split in splits.values()))
+        rows.add_row(
+            name,
+            *(f"{s['per_class'][name]:,}" if s["per_class"] else "?" for s in splits.values()),
+        )
     rows.add_section()
     rows.add_row("all", *(f"{split['num_samples']:,}" for split in splits.values()))
     out.print(rows)

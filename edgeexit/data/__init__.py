@@ -5,6 +5,8 @@ from edgeexit.data.describe import describe
 from edgeexit.data.fetching import fetch
 from edgeexit.data.loading import load
 from edgeexit.data.recipes import Recipe, list_recipes, read_recipe
+from edgeexit.data.streaming import StreamedSplit
+from edgeexit.data.streaming_source import StreamedSource
 from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
 from edgeexit.data.validate import as_samples, check_samples
 
@@ -14,6 +16,8 @@ __all__ = [
     "Recipe",
     "Samples",
     "Splits",
+    "StreamedSource",
+    "StreamedSplit",
     "as_samples",
     "check_samples",
     "default_cache",

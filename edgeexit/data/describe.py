@@ -15,12 +15,12 @@ def describe(splits: Splits) -> dict[str, Any]:
     Returns:
         ``name``, ``image_shape`` (height, width, channels), ``dtype``, ``class_names``,
         ``preprocessing``, ``augmentation`` and ``splits``: for each split ``num_samples`` and
-        ``per_class``, the number of samples by class name.
+        ``per_class``, the number of samples by class name (None where a stream does not tell).
     """
     return {
         "name": splits.name,
         "image_shape": list(splits.image_shape),
-        "dtype": str(splits.train.images.dtype),
+        "dtype": str(splits.calibration.images.dtype),
         "class_names": list(splits.class_names),
         "preprocessing": {
             "offset": list(splits.preprocessing.offset),
@@ -33,7 +33,9 @@ def describe(splits: Splits) -> dict[str, Any]:
         "splits": {
             part: {
                 "num_samples": len(samples),
-                "per_class": dict(
+                "per_class": None
+                if samples.labels is None
+                else dict(
                     zip(
                         splits.class_names,
                         np.bincount(samples.labels, minlength=splits.num_classes).tolist(),

@@ -15,9 +15,10 @@ from edgeexit.data.fetching import fetch_arrays
 from edgeexit.data.folder import read_folder
 from edgeexit.data.recipes import Recipe, list_recipes, read_recipe
 from edgeexit.data.split import sizes_of, stratified_parts
+from edgeexit.data.streaming_source import StreamedSource, open_stream, read_source
 from edgeexit.data.torch_dataset import Sized, read_dataset
 from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
-from edgeexit.data.validate import as_samples, check_samples
+from edgeexit.data.validate import as_samples, check_every_class, check_samples
 from edgeexit.errors import ArgumentError, DataError
 
 _PARTS = ("train", "calibration", "test")
@@ -33,7 +34,7 @@ class _Given:
 
 
 def load(
-    source: str | Path | Sized | Mapping[str, Sized],
+    source: str | Path | Sized | Mapping[str, Sized] | StreamedSource,
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -53,8 +54,10 @@ def load(
             ``calibration_images``, ``calibration_labels``), either with ``class_names`` or without;
             a folder of class folders, or of ``train`` and ``test`` (and ``calibration``) folders of
             class folders; a ``torch.utils.data.Dataset``, or a dict of them with the keys ``train``
-            and ``test`` (and ``calibration``).
-        cache: Where known datasets are kept; the platform's own place by default.
+            and ``test`` (and ``calibration``); a `StreamedSource`, or a ``.toml`` file that
+            describes one, for data that do not fit in memory.
+        cache: Where known datasets, and the places of samples in shards, are kept; the platform's
+            own place by default.
         progress: Called as ``progress(what, bytes_done, bytes_in_all)`` while something is fetched.
         fractions: Shares of train, calibration and test in data that come undivided; what they
             sum to does not matter.
@@ -67,6 +70,10 @@ def load(
     """
     if isinstance(source, str) and source in list_recipes():
         return _known(read_recipe(source), cache or default_cache(), progress)
+    if isinstance(source, str | Path) and Path(source).suffix == ".toml":
+        source = read_source(Path(source))
+    if isinstance(source, StreamedSource):
+        return open_stream(source, cache=cache or default_cache(), seed=seed, progress=progress)
     given = _read(source)
     return _checked(given, _divide(given.parts, fractions, seed))
 
@@ -90,7 +97,8 @@ def _read(source: object) -> _Given:
         "this is not a dataset",
         wanted="a name, a path, or an object with a length and items (image, label)",
         given=type(source).__name__,
-        hint="an IterableDataset has to be turned into a list first",
+        hint="StreamedSource takes the datasets of Hugging Face, streamed ones too; another "
+        "IterableDataset has to be turned into a list first",
     )
 
 
@@ -105,7 +113,7 @@ def _read_path(source: str | Path) -> _Given:
         read_recipe(source)
     raise DataError(
         "there are no data at this path",
-        wanted="an .npz file or a folder of class folders",
+        wanted="an .npz file, a folder of class folders, or a .toml file of streamed data",
         given="another kind of file" if path.exists() else "nothing",
         where=path,
         hint=f"known datasets: {', '.join(list_recipes())}",
@@ -187,15 +195,7 @@ def _checked(given: _Given, parts: Mapping[str, Samples]) -> Splits:
                 given=parts[part].images.dtype,
                 where=where,
             )
-    missing = np.flatnonzero(np.bincount(train.labels, minlength=len(names)) == 0)
-    if len(missing) > 0:
-        raise DataError(
-            "classes have no training samples",
-            wanted=f"a sample of each of {len(names)} classes",
-            given=f"none of {', '.join(names[index] for index in missing[:5])}",
-            where=f"{given.name}, train split",
-            hint="labels count from 0 without gaps; class names are as many as classes",
-        )
+    check_every_class(train.labels, names, where=f"{given.name}, train split")
     is_uint8 = train.images.dtype == np.uint8
     return Splits(
         name=given.name,

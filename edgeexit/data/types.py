@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgeexit.data.streaming import StreamedSplit
 
 Images: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
@@ -59,11 +62,12 @@ class Splits:
     """A dataset, divided.
 
     ``train`` fits weights; ``calibration`` collects ranges, stops training early and picks
-    thresholds; ``test`` is looked at once, to report.
+    thresholds; ``test`` is looked at once, to report. ``train`` may be streamed; the others are in
+    memory.
     """
 
     name: str
-    train: Samples
+    train: Samples | StreamedSplit
     calibration: Samples
     test: Samples
     class_names: tuple[str, ...]
@@ -78,9 +82,9 @@ class Splits:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image."""
-        _, height, width, channels = self.train.images.shape
+        _, height, width, channels = self.calibration.images.shape
         return height, width, channels
 
-    def parts(self) -> dict[str, Samples]:
+    def parts(self) -> dict[str, Samples | StreamedSplit]:
         """The three splits by name, in the order train, calibration, test."""
         return {"train": self.train, "calibration": self.calibration, "test": self.test}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.data.types import Samples
+from edgeexit.data.types import Labels, Samples
 from edgeexit.errors import DataError
 
 MAX_DATASET_BYTES = 16 << 30
 """The most that one dataset may take in memory; a larger one is refused before it is loaded."""
 
 
-def check_num_bytes(num_bytes: int, *, where: object) -> None:
+def check_num_bytes(
+    num_bytes: int, *, where: object, hint: str = "give fewer or smaller images"
+) -> None:
     """Refuses data that would take more than `MAX_DATASET_BYTES`.
 
     Raises:
@@ -26,7 +29,7 @@ def check_num_bytes(num_bytes: int, *, where: object) -> None:
             wanted=f"at most {MAX_DATASET_BYTES} bytes",
             given=f"{num_bytes} bytes",
             where=where,
-            hint="give fewer or smaller images",
+            hint=hint,
         )
 
 
@@ -117,6 +120,23 @@ def check_samples(
     _check_image_shape(images.shape[1:], image_shape, where)
     _check_finite(images, where)
     _check_range(labels, num_classes, where)
+
+
+def check_every_class(labels: Labels, class_names: Sequence[str], *, where: object) -> None:
+    """Checks that no class is without samples.
+
+    Raises:
+        DataError: One is.
+    """
+    missing = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if len(missing) > 0:
+        raise DataError(
+            "classes have no training samples",
+            wanted=f"a sample of each of {len(class_names)} classes",
+            given=f"none of {', '.join(class_names[index] for index in missing[:5])}",
+            where=where,
+            hint="labels count from 0 without gaps; class names are as many as classes",
+        )
 
 
 def _check_image_shape(

@@ -1,0 +1,182 @@
+"""One encoded image into pixels of a fixed shape; nothing of the image is believed unchecked.
+
+The size that an image states is compared with a limit before a pixel of it is decoded, and only
+the formats of `FORMATS` are tried, so that few of Pillow's decoders see foreign bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Fit: TypeAlias = Literal["crop", "stretch"]
+
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
+"""Formats that are decoded, by Pillow's names."""
+
+MAX_IMAGE_BYTES = 1 << 26
+"""The most that one encoded image may take."""
+
+_GREY_MODES = frozenset(("1", "L"))
+_COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What an encoded image becomes.
+
+    Attributes:
+        image_shape: Height, width and channels (1 or 3).
+        fit: ``crop`` takes the largest centred part of the wanted proportions, ``stretch`` the
+            whole image; either is then scaled.
+        smallest_crop: Training takes a random part of at least this share of the image's area; 1
+            turns that off.
+        max_pixels: An image that states more is refused.
+    """
+
+    image_shape: tuple[int, int, int]
+    fit: Fit = "crop"
+    smallest_crop: float = 1.0
+    max_pixels: int = 1 << 26
+
+    def __post_init__(self) -> None:
+        if min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):
+            raise ArgumentError(
+                "no image has that shape",
+                wanted="[height, width, channels], positive, with 1 or 3 channels",
+                given=f"image_shape={self.image_shape}",
+            )
+        if self.fit not in get_args(Fit):
+            raise ArgumentError(
+                "unknown fit", wanted="'crop' or 'stretch'", given=f"fit={self.fit!r}"
+            )
+        if not 0 < self.smallest_crop <= 1 or self.max_pixels < 1:
+            raise ArgumentError(
+                "the limits of an image are out of range",
+                wanted="0 < smallest_crop <= 1, max_pixels >= 1",
+                given=f"smallest_crop={self.smallest_crop}, max_pixels={self.max_pixels}",
+            )
+
+
+def decode_image(
+    encoded: bytes | Image, decoding: Decoding, random: Any | None, where: Callable[[], str]
+) -> NDArray[np.uint8]:
+    """Decodes, crops and scales an image.
+
+    Args:
+        encoded: The bytes of an image file, or an image that Pillow has opened.
+        decoding: What it becomes.
+        random: A ``numpy.random.RandomState`` for a random crop; None for none.
+        where: What an error names as the place.
+
+    Returns:
+        uint8 ``[height, width, channels]``.
+
+    Raises:
+        DataError: The image cannot be read, is too large, or has more than 8 bits a channel; or
+            Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as exc:
+        raise DataError(
+            "reading images needs Pillow", where=where(), hint="pip install 'edgeexit[images]'"
+        ) from exc
+    height, width, channels = decoding.image_shape
+    try:
+        image = _opened(encoded, where)
+        _check_header(image, decoding, where)
+        pixels = image.convert("RGB" if channels == 3 else "L")
+        box = _box(pixels.size, decoding, random)
+        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR, box)
+        return np.asarray(pixels, np.uint8).reshape(decoding.image_shape)
+    except DataError:
+        raise
+    except Exception as exc:
+        # Over damaged bytes Pillow's decoders raise errors of many kinds, struct.error among them.
+        raise DataError("the image cannot be read", given=exc, where=where()) from exc
+
+
+def _opened(encoded: bytes | Image, where: Callable[[], str]) -> Image:
+    from PIL import Image
+
+    if not isinstance(encoded, bytes):
+        return encoded
+    if len(encoded) > MAX_IMAGE_BYTES:
+        raise _too_large(f"at most {MAX_IMAGE_BYTES} bytes", f"{len(encoded)} bytes", where)
+    try:
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise _too_large(f"at most {Image.MAX_IMAGE_PIXELS} pixels", exc, where) from exc
+
+
+def _check_header(image: Image, decoding: Decoding, where: Callable[[], str]) -> None:
+    if image.width * image.height > decoding.max_pixels:
+        wanted = f"at most {decoding.max_pixels} pixels"
+        raise _too_large(wanted, f"{image.width} x {image.height} pixels", where)
+    if image.mode not in _GREY_MODES | _COLOUR_MODES:
+        raise DataError(
+            "the image has another pixel format",
+            wanted="8 bits a channel",
+            given=f"mode = {image.mode}",
+            where=where(),
+        )
+
+
+def _too_large(wanted: str, given: object, where: Callable[[], str]) -> DataError:
+    return DataError(
+        "the image is too large",
+        wanted=wanted,
+        given=given,
+        where=where(),
+        hint="scale it down, or raise max_pixels",
+    )
+
+
+def _box(
+    size: tuple[int, int], decoding: Decoding, random: Any | None
+) -> tuple[float, float, float, float]:
+    """The part of an image that is kept: left, top, right, bottom, in pixels."""
+    width, height = size
+    proportion = decoding.image_shape[1] / decoding.image_shape[0]
+    if random is not None and decoding.smallest_crop < 1:
+        return _random_box(width, height, proportion, decoding.smallest_crop, random)
+    if decoding.fit == "stretch":
+        return 0, 0, width, height
+    kept_width, kept_height = min(width, height * proportion), min(height, width / proportion)
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
+    return left, top, left + kept_width, top + kept_height
+
+
+def _random_box(
+    width: int, height: int, proportion: float, smallest: float, random: Any
+) -> tuple[float, float, float, float]:
+    """A part of random area and proportions.
+
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: the area is uniform
+    between 8 and 100 % of the image, the proportions between 3/4 and 4/3. Deviations: the least
+    area is an option, proportions are uniform in their logarithm and relative to those of the
+    network's input, and where ten draws do not fit, the whole image is taken.
+    """
+    for _ in range(_TRIES):
+        area = width * height * random.uniform(smallest, 1)
+        drawn = proportion * math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        kept_width, kept_height = math.sqrt(area * drawn), math.sqrt(area / drawn)
+        if kept_width <= width and kept_height <= height:
+            left = random.uniform(0, width - kept_width)
+            top = random.uniform(0, height - kept_height)
+            # Rounding may carry a sum past the edge by one unit in the last place.
+            return left, top, min(left + kept_width, width), min(top + kept_height, height)
+    return 0, 0, width, height

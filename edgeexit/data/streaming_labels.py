@@ -1,0 +1,65 @@
+"""The checks that tables of images and labels pass, whatever they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeexit.data.types import Labels
+from edgeexit.errors import DataError
+
+_MAX_CLASSES = 1 << 31
+
+
+def check_columns(there: Sequence[str], image: str, label: str, where: object) -> None:
+    """Checks that the columns of images and labels are there.
+
+    Raises:
+        DataError: One is not.
+    """
+    if not {image, label} <= set(there):
+        raise DataError(
+            "the dataset lacks a column",
+            wanted=f"{image} and {label}",
+            given=", ".join(there),
+            where=where,
+            hint="name the columns: image = ..., label = ...",
+        )
+
+
+def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where: object) -> Labels:
+    """The numbers of classes that a column of numbers or names holds.
+
+    Args:
+        values: Integers, or names of classes.
+        class_names: Those of the dataset, where they are known.
+        where: What an error names as the place.
+
+    Returns:
+        int64 ``[len(values)]``.
+
+    Raises:
+        DataError: A value is neither, or out of range.
+    """
+    known = {name: number for number, name in enumerate(class_names or ())}
+    classes = _MAX_CLASSES if class_names is None else len(class_names)
+
+    def number(value: Any) -> int:
+        # bool is an int in Python, and numbers two classes as well as any.
+        found = known.get(value) if isinstance(value, str) else value
+        return found if isinstance(found, int) and 0 <= found < classes else -1
+
+    labels = np.array([number(value) for value in values], np.int64)
+    wrong = labels < 0
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            "a label is not one of the classes",
+            wanted=f"0 to {classes - 1}, or the name of a class",
+            given=repr(values[row]),
+            where=f"{where}, label {row}" if len(values) > 1 else where,
+            hint="give the class_names or num_classes",
+        )
+    return labels

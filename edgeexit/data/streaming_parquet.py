@@ -1,0 +1,176 @@
+"""Reads Parquet files of images, as datasets lie on the Hugging Face Hub.
+
+Groups of rows are read when the first of their rows is needed and dropped when about a window of
+later ones was; nothing is converted first. Every process reads every group and decodes its own
+share. Class names come from the metadata that the ``datasets`` package writes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeexit.data.streaming import Positions
+from edgeexit.data.streaming_labels import check_columns, label_numbers
+from edgeexit.data.types import Labels
+from edgeexit.errors import DataError
+
+MAX_GROUP_BYTES = 1 << 30
+"""The most that one group of rows of a Parquet file may take."""
+
+_HINT = "pip install 'edgeexit[huggingface]'"
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of rows: its file, its number there, and the position of its first row."""
+
+    path: Path
+    number: int
+    first: int
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetRecords:
+    """The rows of some Parquet files; see `edgeexit.data.streaming.Records`.
+
+    Attributes:
+        labels: int64 ``[num_samples]``.
+        unit: For each row its group, int64 ``[num_samples]``, ascending.
+        groups: The groups of rows.
+        image: The column of images: binary, or a struct with ``bytes``.
+        max_rows: Rows that are held in memory, as the bytes of image files.
+    """
+
+    labels: Labels
+    unit: Positions
+    groups: tuple[_Group, ...]
+    image: str
+    max_rows: int
+    _held: dict[int, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, position: int) -> bytes:
+        """The image file of a row."""
+        number = int(self.unit[position])
+        with self._lock:
+            column = self._held.get(number)
+            if column is None:
+                column = self._held[number] = self._column(self.groups[number])
+                # The group that came first is the one that a window leaves first.
+                while len(self._held) > 1 and sum(map(len, self._held.values())) > self.max_rows:
+                    del self._held[next(iter(self._held))]
+        content = column[position - self.groups[number].first].as_py()
+        if not isinstance(content, bytes):
+            raise DataError(
+                "the row holds no image",
+                wanted="the bytes of an image file",
+                given=type(content).__name__,
+                where=self.where(position),
+            )
+        return content
+
+    def where(self, position: int) -> str:
+        """The file and the row."""
+        path = self.groups[self.unit[position]].path
+        start = min(group.first for group in self.groups if group.path == path)
+        return f"{path}, row {position - start}"
+
+    def _column(self, group: _Group) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(group.path) as file:
+                size = file.metadata.row_group(group.number).total_byte_size
+                if size > MAX_GROUP_BYTES:
+                    raise DataError(
+                        "a group of rows is too large",
+                        wanted=f"at most {MAX_GROUP_BYTES} bytes",
+                        given=f"{size} bytes",
+                        where=f"{group.path}, group {group.number}",
+                        hint="write the file again with a smaller row_group_size",
+                    )
+                table = file.read_row_group(group.number, columns=[self.image])
+        except (OSError, pa.ArrowException) as exc:
+            raise DataError("the Parquet file cannot be read", given=exc, where=group.path) from exc
+        column = table.column(0).combine_chunks()
+        return column.field("bytes") if pa.types.is_struct(column.type) else column
+
+
+def read_parquet(
+    paths: Sequence[Path],
+    *,
+    image: str,
+    label: str,
+    class_names: tuple[str, ...] | None,
+    window: int,
+) -> tuple[ParquetRecords, tuple[str, ...] | None]:
+    """Opens Parquet files and reads their labels.
+
+    Args:
+        paths: The files.
+        image: The column of images.
+        label: The column of labels: numbers, or names of classes.
+        class_names: Those of the dataset; those that the first file states by default.
+        window: How far apart two samples may be read that lie side by side.
+
+    Returns:
+        The rows, and the class names where they are known.
+
+    Raises:
+        DataError: A file cannot be read, or a column is not there or not as it should be; or
+            pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as exc:
+        raise DataError("reading Parquet needs pyarrow", where=paths[0], hint=_HINT) from exc
+    groups: list[_Group] = []
+    sizes: list[int] = []
+    labels = []
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                check_columns(schema.names, image, label, path)
+                if class_names is None:
+                    class_names = _stated_classes(schema.metadata, label)
+                for number in range(file.num_row_groups):
+                    groups.append(_Group(path, number, sum(sizes)))
+                    sizes.append(file.metadata.row_group(number).num_rows)
+                column = file.read(columns=[label]).column(0)
+        except (OSError, pa.ArrowException) as exc:
+            raise DataError("the Parquet file cannot be read", given=exc, where=path) from exc
+        labels.append(label_numbers(column.to_pylist(), class_names, path))
+        kind = schema.field(image).type
+        if pa.types.is_struct(kind):
+            index = kind.get_field_index("bytes")
+            kind = kind.field(index).type if index >= 0 else kind
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise DataError(
+                "the column does not hold image files",
+                wanted="binary, or a struct with a field `bytes`",
+                given=kind,
+                where=f"{path}, column {image}",
+            )
+    unit = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    # A window of samples, the groups at its two ends, and what threads read ahead.
+    max_rows = 5 * window // 4 + 4 * max(sizes, default=0)
+    all_labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
+    return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows), class_names
+
+
+def _stated_classes(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+    try:
+        stated = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, stated)) if isinstance(stated, list) else None
