@@ -226,6 +226,10 @@ class StreamedSplit:
             while waiting:
                 yield waiting.popleft().finished()
 
+    def as_stored(self, size: int) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
+        """All samples once, as they lie, without random crops; at most ``size`` at a time."""
+        return _as_stored(self.stream, self.decoding, self.num_threads, size)
+
 
 def hold(stream: Stream, decoding: Decoding, *, num_threads: int) -> Samples:
     """Decodes a whole stream into memory, without random crops.
@@ -242,15 +246,22 @@ def hold(stream: Stream, decoding: Decoding, *, num_threads: int) -> Samples:
     rows = np.arange(count)
     if isinstance(stream, ShuffledRecords):
         rows[stratified_order(stream.labels, seed=0)] = np.arange(count)
-    samples = stream.as_stored()
-    size = _CHUNK * num_threads
+    start = 0
+    for some, theirs in _as_stored(stream, decoding, num_threads, _CHUNK * num_threads):
+        part = rows[start : start + len(theirs)]
+        images[part], labels[part] = some, theirs
+        start += len(theirs)
+    return Samples(images, labels)
+
+
+def _as_stored(
+    stream: Stream, decoding: Decoding, num_threads: int, size: int
+) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
+    samples, count = stream.as_stored(), len(stream)
     with _Decoders(decoding, num_threads) as decoders:
         for start in range(0, count, size):
             numbers = range(start, min(start + size, count))
-            batch = decoders.start(list(islice(samples, len(numbers))), numbers, None)
-            part = rows[numbers.start : numbers.stop]
-            images[part], labels[part] = batch.finished()
-    return Samples(images, labels)
+            yield decoders.start(list(islice(samples, len(numbers))), numbers, None).finished()
 
 
 @dataclass(frozen=True, eq=False)

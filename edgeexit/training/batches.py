@@ -2,18 +2,22 @@
 
 The order and the augmentation of an epoch are functions of (seed, phase, epoch) alone. A resumed
 run therefore needs no generator state, and every process of a distributed run sees the same order
-and takes its own share of each batch.
+and takes its own share of each batch. Of a split that is streamed, one batch is on the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeexit.data.augment import Draws, crop_flip, draw
+from edgeexit.data.streaming import StreamedSplit
 from edgeexit.data.types import Augmentation, Preprocessing, Samples
 from edgeexit.errors import DataError
 
@@ -31,10 +35,72 @@ class DeviceSamples:
     multiplier: Tensor
     fill: float
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def real(self, raw: Tensor) -> Tensor:
         """float32 images as the network eats them, in channels-last memory."""
         scaled = (raw.to(torch.float32) - self.offset) * self.multiplier
         return scaled.contiguous(memory_format=torch.channels_last)
+
+    def order(self, count: int, generator: torch.Generator) -> Tensor:
+        """Where in the tensors the samples of an epoch are: int64 ``[count]`` on the CPU."""
+        return torch.randperm(len(self), generator=generator)[:count]
+
+    def filled(self, seed: tuple[int, ...], first: int) -> Iterator[None]:
+        """Each step says with ``next`` that it needs the next batch; here all are there."""
+        return repeat(None)
+
+    def unaugmented(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples once, at most ``size`` at a time: float32 images and labels."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield self.real(self.images[part]), self.labels[part]
+
+
+@dataclass(frozen=True)
+class StreamedSamples(DeviceSamples):
+    """A split that is streamed: the tensors hold this process's share of one batch.
+
+    The tensors stay where they are, so that a captured step finds the next batch in them.
+    """
+
+    split: StreamedSplit
+    batch_size: int
+    rank: int
+    world: int
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def order(self, count: int, generator: torch.Generator) -> Tensor:
+        """See `DeviceSamples.order`; of the samples of other processes it means nothing."""
+        return torch.arange(count) % self.batch_size // self.world
+
+    def filled(self, seed: tuple[int, ...], first: int) -> Iterator[None]:
+        """Puts this process's share of the next batch, beginning with ``first``, into the tensors.
+
+        Args:
+            seed: Numbers that fix the order.
+            first: Batches of the epoch that are passed over.
+        """
+        share = {"batch_size": self.batch_size, "rank": self.rank, "world": self.world}
+        for images, labels in self.split.batches(seed, **share, first=first):
+            self.images.copy_(self._moved(images).permute(0, 3, 1, 2))
+            self.labels.copy_(self._moved(labels))
+            yield
+
+    def unaugmented(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `DeviceSamples.unaugmented`; every process reads all of them."""
+        for images, labels in self.split.as_stored(size):
+            yield self.real(self._moved(images).permute(0, 3, 1, 2)), self._moved(labels)
+
+    def _moved(self, array: NDArray[np.uint8] | NDArray[np.int64]) -> Tensor:
+        """An array on the device; the host does not wait for a GPU to have copied it."""
+        tensor, device = torch.from_numpy(array), self.labels.device
+        if device.type == "cuda":
+            return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
 
 
 def to_device(
@@ -42,17 +108,56 @@ def to_device(
 ) -> DeviceSamples:
     """Moves a split to a device, once."""
     images = torch.from_numpy(np.ascontiguousarray(samples.images)).permute(0, 3, 1, 2)
+    return DeviceSamples(
+        images.contiguous(memory_format=torch.channels_last).to(device),
+        torch.from_numpy(samples.labels).to(device),
+        *_channels(preprocessing, device),
+    )
+
+
+def training_samples(
+    split: Samples | StreamedSplit,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    *,
+    batch_size: int,
+    rank: int,
+    world: int,
+) -> DeviceSamples:
+    """The training split on a device: all of it, or of a stream the place for a batch.
+
+    Args:
+        split: The training split.
+        preprocessing: How a raw image turns into numbers.
+        device: Where it goes.
+        batch_size: Samples of a batch over all processes; a multiple of ``world``.
+        rank: This process.
+        world: Number of processes.
+    """
+    if isinstance(split, Samples):
+        return to_device(split, preprocessing, device)
+    height, width, channels = split.image_shape
+    share = batch_size // world
+    images = torch.zeros((share, channels, height, width), dtype=torch.uint8, device=device)
+    return StreamedSamples(
+        images.contiguous(memory_format=torch.channels_last),
+        torch.zeros(share, dtype=torch.int64, device=device),
+        *_channels(preprocessing, device),
+        split=split,
+        batch_size=batch_size,
+        rank=rank,
+        world=world,
+    )
+
+
+def _channels(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor, float]:
+    """Offset, multiplier and fill of `DeviceSamples`."""
 
     def channels(values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
 
-    return DeviceSamples(
-        images.contiguous(memory_format=torch.channels_last).to(device),
-        torch.from_numpy(samples.labels).to(device),
-        channels(preprocessing.offset),
-        channels(preprocessing.multiplier),
-        float(np.mean(preprocessing.offset)),
-    )
+    offset, multiplier = channels(preprocessing.offset), channels(preprocessing.multiplier)
+    return offset, multiplier, float(np.mean(preprocessing.offset))
 
 
 def num_batches(samples: DeviceSamples, batch_size: int) -> int:
@@ -61,12 +166,12 @@ def num_batches(samples: DeviceSamples, batch_size: int) -> int:
     Raises:
         DataError: Not even one batch.
     """
-    count = len(samples.labels) // batch_size
+    count = len(samples) // batch_size
     if count == 0:
         raise DataError(
             "the training split is smaller than one batch",
             wanted=f"at least batch_size={batch_size} samples",
-            given=f"{len(samples.labels)} samples",
+            given=f"{len(samples)} samples",
             hint="lower batch_size",
         )
     return count
@@ -112,7 +217,7 @@ def epoch_order(
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(state)
     steps = num_batches(samples, batch_size)
-    order = torch.randperm(len(samples.labels), generator=generator)[: steps * batch_size]
+    order = samples.order(steps * batch_size, generator)
     draws = draw(augmentation, len(order), generator)
     shares = np.ones(steps)
     if mixup:

@@ -24,6 +24,7 @@ from edgeexit.training.batches import (
     epoch_order,
     num_batches,
     to_device,
+    training_samples,
 )
 from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.checkpoint import (
@@ -88,7 +89,14 @@ class _Run:
         self.accelerator = accelerator
         self.progress = progress
         self.fingerprint = _fingerprint(model, data)
-        self.train_split = to_device(data.train, data.preprocessing, accelerator.device)
+        self.train_split = training_samples(
+            data.train,
+            data.preprocessing,
+            accelerator.device,
+            batch_size=config.batch_size,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
         self.watched = to_device(data.calibration, data.preprocessing, accelerator.device)
         self.steps = num_batches(self.train_split, config.batch_size)
         self.macs = macs_per_sample(model, self.train_split.real(self.train_split.images[:1]))
@@ -185,7 +193,8 @@ class _Run:
         if state.step:
             self._restore_sums(step.sums, state.tensors)
         with step.running():
-            for done in range(state.step, num_steps):
+            filled = self.train_split.filled((config.seed, index, epoch), state.step)
+            for done, _ in zip(range(state.step, num_steps), filled, strict=False):
                 step(first + done, (config.seed, index, epoch, done))
                 self.progress.step()
                 if config.checkpoint_steps and (done + 1) % config.checkpoint_steps == 0:
@@ -224,10 +233,7 @@ class _Run:
             sums.correct.copy_(tensors["sums.correct"])
 
     def _unaugmented(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self.train_split
-        for start in range(0, len(split.labels), EVALUATION_BATCH):
-            part = slice(start, start + EVALUATION_BATCH)
-            yield split.real(split.images[part]), split.labels[part]
+        return self.train_split.unaugmented(EVALUATION_BATCH)
 
     def _report(self, log: tuple[EpochRecord, ...]) -> dict[str, object]:
         """What ``run.json`` says: the configuration, what was planned and spent, and the log."""
