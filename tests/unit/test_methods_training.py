@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
 from edgeexit.errors import ArgumentError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.zoo.resnet import Block, ResNet
+from edgeexit.training import Progress, load_checkpoint, train
 from edgeexit.training.methods import Method, Step, create
 from edgeexit.training.methods.l2w_den import (
     L2WDEN,
@@ -79,7 +83,7 @@ def step_of(
     module: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
 ) -> Step:
     return Step(
-        module=module or phase_module(model, phase),
+        module=phase_module(model, phase) if module is None else module,
         model=model,
         phase=phase,
         exits=trained_exits(model, phase),
@@ -193,6 +197,53 @@ def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(method: Method) -> Non
     for model in (whole, resumed):
         trained(model, method, ("everything",), 3, start=4)
     assert same(state(whole), state(resumed))
+
+
+class Cut(Exception):
+    """Stands for a kill: raised from where the loop reports a step."""
+
+
+@dataclass
+class CutAfter(Progress):
+    steps: int
+
+    def step(self) -> None:
+        self.steps -= 1
+        if self.steps < 0:
+            raise Cut
+
+
+@pytest.mark.parametrize("name", ["l2w_den", "raptr", "partially_masked"])
+def test_the_loop_trains_and_resumes(name: str, tmp_path: Path) -> None:
+    images = samples(3, 48)[0].mul(40).add(128).clamp(0, 255).permute(0, 2, 3, 1)
+    part = Samples(images.to(torch.uint8).numpy(), np.arange(48, dtype=np.int64) % 3)
+    plain = Preprocessing((128.0,), (1 / 128,))
+    data = Splits("noise", part, part, part, ("a", "b", "c"), plain, Augmentation(1, True))
+    options: dict[str, Any] = {
+        "strategy": "backbone=0.25,everything=0.5,heads=0.25",
+        "epochs": 4,
+        "batch_size": 16,
+        "learning_rate": 0.1,
+        "mixup": 0.2,
+        "checkpoint_steps": 1,
+        "method": name,
+        "method_options": {"l2w_den": {"hidden": 8}}.get(name, {}),
+    }
+    whole = small()
+    log = train(whole, data, output=tmp_path / "whole", **options)
+    assert [record.phase for record in log] == ["backbone", *["everything"] * 2, "heads"]
+    assert all(0 < record.loss < 3 for record in log)
+    # Three steps an epoch: cut within each phase, and where a phase begins.
+    for steps in (1, 2, 4, 3):
+        with pytest.raises(Cut):
+            train(small(), data, output=tmp_path / "cut", progress=CutAfter(steps), **options)
+    cut = small()
+    train(cut, data, output=tmp_path / "cut", **options)
+    assert same(state(cut), state(whole))
+    again = small(seed=3)
+    create(name).rebuild(again)
+    load_checkpoint(tmp_path / "whole", again)
+    assert same(state(again), state(whole))
 
 
 @pytest.mark.parametrize(

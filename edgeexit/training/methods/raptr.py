@@ -2,8 +2,8 @@
 
 A sub-network is a prefix of the network with all exits in it, in which some of the residual blocks
 are bypassed. Early in a phase prefixes may be short and many blocks are bypassed; in the last stage
-the whole network is trained. Short sub-networks cost less, and every prefix is trained as a network
-of its own from the first step on.
+the whole network is trained. Short sub-networks cost less, and the exits of short prefixes are
+trained in every step.
 
 Source: Panigrahi et al. 2024, "Efficient Stagewise Pretraining via Progressive Subnetworks", arXiv
 2402.05913: random paths through residual layers, first and last layer always on them, lengths that
@@ -23,7 +23,7 @@ end of the path, and a last stage that trains everything. Deviations:
 - Phase "backbone" has one exit and draws paths only, which is the paper's method. Phase "heads"
   draws nothing: heads must learn the features that the frozen backbone gives them at run time.
 
-Under ``torch.compile`` the graph breaks at each bypassable block.
+Under ``torch.compile`` most of a network with bypassable blocks runs as if it were not compiled.
 """
 
 from __future__ import annotations
