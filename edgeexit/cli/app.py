@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "data": "Fetch and describe data sets.",
     "train": "Train a network and its exits.",
+    "diagnose": "Show what the exits of a trained network do to each other.",
     "compile": "Turn a trained network into a bundle.",
     "inspect": "Show what a bundle holds.",
     "run": "Run a bundle on a data set or on images.",
@@ -38,6 +39,7 @@ _COMMANDS = {
 # Third-party module -> the extra that brings it. Engines report themselves.
 _EXTRAS = {
     "PIL": "images",
+    "matplotlib": "report",
     **dict.fromkeys(
         ("accelerate", "executorch", "nncf", "safetensors", "torch", "torchao"),
         "compile",

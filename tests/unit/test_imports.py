@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "nncf", "litert_torch", "executorch", "tensorflow", "jax", "transformers"}
+HEAVY = {
+    *("torch", "nncf", "litert_torch", "executorch", "tensorflow", "jax", "transformers"),
+    "matplotlib",
+}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -31,7 +34,9 @@ def test_import_and_help_load_next_to_nothing(code: str) -> None:
     assert not loaded_by(code) & (HEAVY | {"numpy", "rich"})
 
 
-@pytest.mark.parametrize("name", ["train", "compile", "run", "profile", "inspect", "data fetch"])
+@pytest.mark.parametrize(
+    "name", ["train", "diagnose", "compile", "run", "profile", "inspect", "data fetch"]
+)
 def test_help_of_a_command_loads_nothing_heavy(name: str) -> None:
     assert not loaded_by(command(f"{name} --help")) & (HEAVY | {"numpy", "rich"})
 
