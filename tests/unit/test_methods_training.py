@@ -417,6 +417,25 @@ def test_l2w_learns_at_its_interval() -> None:
     assert not list(network.parameters())
 
 
+def test_l2w_halves_change_places_and_the_rate_falls() -> None:
+    model, method = small(blocks=(1, 1, 1)), L2WDEN(hidden=4, meta_rate=0.1)
+    set_modes(model, "everything")
+    method.start_phase(model, "everything")
+    network = cast(WeightNetwork, model.method_state)
+    twin = copy.deepcopy(network)
+    # Half through a phase the cosine leaves 1/2, three quarters through (1 - 1/sqrt 2) / 2.
+    for index, rate in enumerate((0.1, 0.05, 0.1 * (1 - 0.5**0.5) / 2)):
+        progress = (0.0, 0.5, 0.75)[index]
+        step = step_of(model, "everything", *samples(index), progress=progress)
+        halves = [slice(0, 8), slice(8, 16)]
+        train_half, meta_half = halves if index != 1 else halves[::-1]
+        values = cast(Tensor, twin.values).clone().requires_grad_()
+        loss = method.meta_loss(step, twin, values, train_half, meta_half)
+        twin.update(torch.autograd.grad(loss, values)[0], rate)
+        method.loss(step)
+        torch.testing.assert_close(cast(Tensor, network.values), cast(Tensor, twin.values))
+
+
 def test_l2w_shares() -> None:
     # 1, 1/2, 1/4 of 7/4.
     assert exit_shares(3, 0.5) == pytest.approx((4 / 7, 2 / 7, 1 / 7))
