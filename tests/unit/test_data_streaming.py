@@ -332,6 +332,24 @@ def test_formats(file_format: str) -> None:
     assert np.abs(image.astype(int) - [99, 156, 7]).max() <= 2
 
 
+@pytest.mark.parametrize("smallest_crop", [1.0, 0.3])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(smallest_crop: float) -> None:
+    coarse = np.random.RandomState(0).randint(0, 256, (6, 8, 3)).astype(np.uint8)
+    image = image_module.fromarray(coarse).resize((403, 301), image_module.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    crops = []
+    for reduced in (True, False):
+        opened = image_module.open(io.BytesIO(buffer.getvalue()))
+        given = opened if reduced else opened.convert("RGB")
+        random = np.random.RandomState(1)
+        crops.append(decoded(given, random, smallest_crop=smallest_crop).astype(int))
+        assert (opened.size == (403, 301)) != reduced
+    # Filters that see other pixels differ by a few levels; a shift by one pixel does by far more.
+    assert np.abs(crops[0] - crops[1]).mean() < 4
+    assert np.abs(np.roll(crops[0], 1, axis=1) - crops[1]).mean() > 20
+
+
 def test_grey_in_colour_and_colour_in_grey() -> None:
     buffer = io.BytesIO()
     image_module.new("L", (8, 8), 77).save(buffer, "PNG")
