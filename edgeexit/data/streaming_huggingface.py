@@ -134,7 +134,8 @@ def from_dataset(
     """
     check_columns(dataset.column_names, image, label, name)
     names = class_names or _classes_of(dataset, label)
-    labels = label_numbers(list(dataset.with_format(None)[label]), names, name)
+    column = dataset.select_columns([label]).with_format("arrow")[:].column(label)
+    labels = label_numbers(column.to_pylist(), names, name)
     return DatasetRecords(_undecoded(dataset, image), image, labels, name), names
 
 

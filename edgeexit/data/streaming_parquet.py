@@ -24,6 +24,9 @@ from edgeexit.errors import DataError
 MAX_GROUP_BYTES = 1 << 30
 """The most that one group of rows of a Parquet file may take."""
 
+MAX_GROUP_ROWS = 1 << 22
+"""The most rows that it may have: a column of one value takes no bytes, however long it is."""
+
 _HINT = "pip install 'edgeexit[huggingface]'"
 
 
@@ -88,15 +91,6 @@ class ParquetRecords:
 
         try:
             with pq.ParquetFile(group.path) as file:
-                size = file.metadata.row_group(group.number).total_byte_size
-                if size > MAX_GROUP_BYTES:
-                    raise DataError(
-                        "a group of rows is too large",
-                        wanted=f"at most {MAX_GROUP_BYTES} bytes",
-                        given=f"{size} bytes",
-                        where=f"{group.path}, group {group.number}",
-                        hint="write the file again with a smaller row_group_size",
-                    )
                 table = file.read_row_group(group.number, columns=[self.image])
         except (OSError, pa.ArrowException) as exc:
             raise DataError("the Parquet file cannot be read", given=exc, where=group.path) from exc
@@ -144,8 +138,9 @@ def read_parquet(
                 if class_names is None:
                     class_names = _stated_classes(schema.metadata, label)
                 for number in range(file.num_row_groups):
-                    groups.append(_Group(path, number, sum(sizes)))
-                    sizes.append(file.metadata.row_group(number).num_rows)
+                    group = _Group(path, number, sum(sizes))
+                    sizes.append(_num_rows(file.metadata.row_group(number), group))
+                    groups.append(group)
                 column = file.read(columns=[label]).column(0)
         except (OSError, pa.ArrowException) as exc:
             raise DataError("the Parquet file cannot be read", given=exc, where=path) from exc
@@ -166,6 +161,20 @@ def read_parquet(
     max_rows = 5 * window // 4 + 4 * max(sizes, default=0)
     all_labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
     return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows), class_names
+
+
+def _num_rows(metadata: Any, group: _Group) -> int:
+    """How many rows a group says that it has, if they can be held in memory."""
+    num_rows, num_bytes = int(metadata.num_rows), int(metadata.total_byte_size)
+    if num_bytes > MAX_GROUP_BYTES or num_rows > MAX_GROUP_ROWS:
+        raise DataError(
+            "a group of rows is too large",
+            wanted=f"at most {MAX_GROUP_BYTES} bytes and {MAX_GROUP_ROWS} rows",
+            given=f"{num_bytes} bytes and {num_rows} rows",
+            where=f"{group.path}, group {group.number}",
+            hint="write the file again with a smaller row_group_size",
+        )
+    return num_rows
 
 
 def _stated_classes(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:

@@ -682,9 +682,19 @@ def test_parquet_files_that_are_no_dataset(dataset_module: Any, tmp_path: Path) 
     with pytest.raises(DataError, match=r"(?s)holds no image.*NoneType"):
         loaded(image=[None, *images[1:]], label=[0, 1] * 10)
     loaded(image=images, label=[0, 1] * 10)
+    # Eight million rows that all refer to one image.
+    rows = np.zeros(1 << 23, np.int8)
+    same = pa.DictionaryArray.from_arrays(pa.array(rows.astype(np.int32)), [encoded(0)])
+    bomb = pa.table({"image": same, "label": rows})
+    pq.write_table(bomb, path, row_group_size=len(rows))
+    assert path.stat().st_size < 200_000
+    source = huggingface("a.parquet", "a.parquet", folder=tmp_path, num_classes=2)
+    with pytest.raises(DataError, match=r"(?s)too large.*a.parquet, group 0.*8388608 rows"):
+        load(source, cache=tmp_path)
+    loaded(image=images, label=[0, 1] * 10)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"(?s)Parquet file cannot be read.*a.parquet"):
-        load(huggingface("a.parquet", "a.parquet", folder=tmp_path, num_classes=2), cache=tmp_path)
+        load(source, cache=tmp_path)
 
 
 def test_streams_that_are_no_dataset(dataset_module: Any, tmp_path: Path) -> None:
