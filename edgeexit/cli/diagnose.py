@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=2),
     default=11,
     show_default=True,
-    help="On the plane's longer side.",
+    help="About how many on the plane's longer side.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of samples and directions.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there already.")

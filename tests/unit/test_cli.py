@@ -19,7 +19,8 @@ from edgeexit.runtime.bundle import open_bundle
 from edgeexit.types import Result
 
 COMMANDS = [
-    "data", "train", "diagnose", "compile", "inspect", "run", "profile", "export", "targets", "completion",
+    "data", "train", "diagnose", "compile", "inspect", "run", "profile", "export", "targets",
+    "completion",
 ]  # fmt: skip
 
 

@@ -51,6 +51,7 @@ from edgeexit.training.diagnostics.overthinking import overthinking
 from edgeexit.training.diagnostics.run import phase_ends
 from edgeexit.training.diagnostics.sample import Sample, draw_sample, log_softmax, logits_of
 from edgeexit.training.diagnostics.write import csv_of, json_of
+from edgeexit.training.methods import create
 
 TINY = Settings(
     num_samples=30,
@@ -202,6 +203,22 @@ def test_the_gradient_is_that_of_the_whole_sample() -> None:
     )
 
 
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+def test_exits_that_are_combined(mode: Any) -> None:
+    plain, cascaded = network(), network()
+    create("ztw").rebuild(cascaded)
+    combine = cascaded.combine
+    wanted = gradient_dominance(plain, sample(), mode=mode)
+    found = gradient_dominance(cascaded, sample(), mode=mode)
+    # The ensembles let no gradient through to the backbone; the heads are those of the plain one.
+    np.testing.assert_allclose(found.backbone, wanted.backbone, rtol=1e-5)
+    assert (found.answers, wanted.answers) == ("heads", "network")
+    assert cascaded.combine is combine
+    merged = network()
+    create("gpf").rebuild(merged)
+    assert gradient_dominance(merged, sample(), mode=mode).answers == "network"
+
+
 def test_no_gradient_at_all_is_not_a_number() -> None:
     model = linear([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]])
     given = Sample("train", torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64))
@@ -283,8 +300,10 @@ def test_a_plane_through_three_points_by_hand() -> None:
             logits = given.images.numpy() * weights
             wanted = -log_softmax(logits)[[0, 1], [0, 1]].mean()
             assert found.loss[i, j, 0] == pytest.approx(wanted, rel=1e-4)
-    assert found.x[0] == pytest.approx(-0.3)
-    assert found.x[-1] == pytest.approx(1.3)
+    # Five points over 1 + 2 x 0.3 would be 0.4 apart; half of the distance lets both ends lie on
+    # the grid, and the margin of one step is what comes nearest to 0.3.
+    np.testing.assert_allclose(found.x, [-0.5, 0, 0.5, 1, 1.5])
+    np.testing.assert_allclose(found.y, found.x)
     np.testing.assert_allclose(np.diff(found.x), np.diff(found.y)[0])
 
 

@@ -8,6 +8,7 @@ Source: our definition of what Kubaty et al. 2025 ("How to Train Your Multi-Exit
 2407.14320v2) call gradient dominance. Deviations: the share is normalised to sum to one over exits,
 and comes from one fixed sample without augmentation instead of from the steps of a run. That the
 loss is the mean and not the sum of the exits' losses scales all g_k alike and changes no share.
+Where what combines the exits lets no gradient through (ZTW), the heads' own logits are taken.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from edgeexit.training.diagnostics.sample import (
     Sample,
     Tick,
     batches,
+    device_of,
     evaluating,
     no_tick,
 )
 
 Mode = Literal["evaluation", "training"]
+Answers = Literal["network", "heads"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,8 @@ class GradientDominance:
         norms: float64 ``[num_layers, num_exits]``: ||g_k||, in nats per unit of weight.
         cosines: float64 ``[num_exits, num_exits]``: between the g_k over the backbone.
         mode: Whether batch norm used its running statistics (evaluation) or the batch's.
+        answers: Whose logits the losses are taken of: the network's, or those of its heads before
+            they are combined.
         split: Where the sample came from.
         num_samples: Its size.
         batch_size: Of the forward passes; matters in training mode only.
@@ -66,6 +71,7 @@ class GradientDominance:
     norms: Floats
     cosines: Floats
     mode: Mode
+    answers: Answers
     split: str
     num_samples: int
     batch_size: int
@@ -96,9 +102,11 @@ def gradient_dominance(
     parameters = [p for name in names for p in owners[name]]
     exits = tuple(model.exit_names)
     total: list[list[Tensor]] = [[torch.zeros_like(p) for p in parameters] for _ in exits]
-    with _everything_trained(model, mode):
+    with _everything_trained(model, mode), _reaching_the_backbone(model, sample) as answers:
         for done, (images, labels) in enumerate(batches(sample, batch_size, model)):
-            losses = [F.cross_entropy(z, labels, reduction="sum") for z in model(images)]
+            losses = [
+                F.cross_entropy(z, labels, reduction="sum") for z in model(images)[: len(exits)]
+            ]
             for k, loss in enumerate(losses):
                 found = torch.autograd.grad(
                     loss / len(sample),
@@ -125,6 +133,7 @@ def gradient_dominance(
         norms=norms,
         cosines=_divide(shared, np.outer(lengths, lengths)),
         mode=mode,
+        answers=answers,
         split=sample.split,
         num_samples=len(sample),
         batch_size=batch_size,
@@ -158,6 +167,31 @@ def _everything_trained(model: nn.Module, mode: Mode) -> Iterator[None]:
                 parameter.requires_grad_(False)
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
+
+
+@contextmanager
+def _reaching_the_backbone(model: MultiExitModel, sample: Sample) -> Iterator[Answers]:
+    """Takes off what combines the exits while the block runs, if it cuts the gradient."""
+    combine = model.combine
+    if combine is None or _depends_on_backbone(model, sample):
+        yield "network"
+        return
+    model.combine = None
+    try:
+        yield "heads"
+    finally:
+        model.combine = combine
+
+
+def _depends_on_backbone(model: MultiExitModel, sample: Sample) -> bool:
+    with evaluating(model):
+        answers = model(sample.images[:1].to(device_of(model)))
+        found = torch.autograd.grad(
+            torch.stack([z.sum() for z in answers]).sum(),
+            list(model.backbone.parameters()),
+            allow_unused=True,
+        )
+    return any(gradient is not None for gradient in found)
 
 
 def _products(total: list[list[Tensor]], counts: list[int]) -> Floats:

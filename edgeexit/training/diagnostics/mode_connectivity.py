@@ -168,8 +168,9 @@ def plane(
         sample: What loss and accuracy are taken over.
         statistics: Training images for batch norm.
         third: One of the same kind, or None for a random direction.
-        num_points: Points of the grid's longer side; the shorter has the same spacing.
-        margin: What the grid shows around the networks, in units of their distance.
+        num_points: About how many points the grid's longer side has; the first two networks are
+            points of the grid, and both sides have the same spacing.
+        margin: About what the grid shows around the networks, in units of their distance.
         batch_size: Of all forward passes.
         seed: Of the random direction.
         tick: Hears of every point.
@@ -349,15 +350,14 @@ def _length(model: MultiExitModel, a: _Weights) -> float:
 def _grid(
     points: Floats, num_points: int, margin: float, *, symmetric: bool
 ) -> tuple[Floats, Floats]:
-    low, high = points.min(0) - margin, points.max(0) + margin
+    """Coordinates with one spacing, of which a whole number makes 1: both ends are on the grid."""
+    low, high = points.min(0), points.max(0)
     if symmetric:
-        half = (high[0] - low[0]) / 2
-        low[1], high[1] = -half, half
-    spacing = (high - low).max() / (num_points - 1)
-    counts = [max(2, int(np.ceil(size / spacing - 1e-9)) + 1) for size in high - low]
-    middle = (low + high) / 2
-    x, y = (
-        centre + spacing * (np.arange(count) - (count - 1) / 2)
-        for centre, count in zip(middle, counts, strict=True)
-    )
+        low[1], high[1] = -0.5, 0.5
+    longest = float((high - low).max()) + 2 * margin
+    spacing = 1 / max(1, round((num_points - 1) / longest))
+    around = max(1, round(margin / spacing))
+    first = np.floor(low / spacing + 1e-9).astype(int) - around
+    last = np.ceil(high / spacing - 1e-9).astype(int) + around
+    x, y = (spacing * np.arange(a, b + 1) for a, b in zip(first, last, strict=True))
     return x, y

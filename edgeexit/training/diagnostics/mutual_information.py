@@ -29,7 +29,7 @@ from torch import Tensor
 from edgeexit.errors import DataError
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.training.diagnostics.layers import collect, find_layers, pooled
-from edgeexit.training.diagnostics.sample import Floats, Sample, Tick, no_tick
+from edgeexit.training.diagnostics.sample import Floats, Sample, Tick, device_of, no_tick
 
 _ROWS = 500
 """Rows of the matrix of distances that are held at a time."""
@@ -87,7 +87,7 @@ def mutual_information(
     Raises:
         DataError: Fewer than two classes have enough samples.
     """
-    layers = find_layers(model, sample.images[:1].to(next(model.parameters()).device))
+    layers = find_layers(model, sample.images[:1].to(device_of(model)))
     found = collect(model, sample, layers, lambda value: pooled(value, 1), tick=tick)
     generator = torch.Generator().manual_seed(seed)
     mixed = sample.labels[torch.randperm(len(sample), generator=generator)]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.training.diagnostics.layers import collect, find_layers, pooled
-from edgeexit.training.diagnostics.sample import Counts, Floats, Sample, Tick, no_tick
+from edgeexit.training.diagnostics.sample import Counts, Floats, Sample, Tick, device_of, no_tick
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def numerical_rank(
         side: Maps are averaged down to this many positions in height and width.
         tick: Hears of every batch.
     """
-    layers = find_layers(model, sample.images[:1].to(next(model.parameters()).device))
+    layers = find_layers(model, sample.images[:1].to(device_of(model)))
     found = collect(model, sample, layers, lambda value: pooled(value, side), tick=tick)
     values = [torch.linalg.svdvals(matrix.double()) for matrix in found]
     rank = np.array([rank_of(each, threshold) for each in values], np.int64)

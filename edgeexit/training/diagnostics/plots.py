@@ -70,6 +70,8 @@ def draw_gradient_dominance(results: Sequence[tuple[str, GradientDominance]]) ->
             reached = np.where(result.norms > 0, result.shares, np.nan)[result.in_backbone]
             rows = [result.whole, result.backbone, *reached]
             labels = ["all parameters", "backbone", *layers]
+            if panel is not panels[0] and result.layers == results[0][1].layers:
+                labels = [""] * len(labels)
             image = _heat(panel, np.array(rows), result.exits, labels, low=-1, high=1)
             panel.axhline(1.5, color="white", linewidth=4)
             panel.set_title(name)
@@ -97,8 +99,10 @@ def draw_numerical_rank(results: Sequence[tuple[str, NumericalRank]]) -> Figure:
                 color=_colour(k),
                 linewidth=1.2,
                 linestyle=(0, (4, 2)),
-                label="effective rank (dashed)" if k == len(results) - 1 else None,
             )
+        panel.plot(
+            [], [], color=_GREY, linewidth=1.2, linestyle=(0, (4, 2)), label="effective rank"
+        )
         if len(results) == 1:
             for place, (share, rank) in enumerate(zip(first.normalised, first.rank, strict=True)):
                 _number(panel, place, float(share), str(rank))
@@ -109,7 +113,7 @@ def draw_numerical_rank(results: Sequence[tuple[str, NumericalRank]]) -> Figure:
             f"Numerical rank of activations: {_of(first)},\n"
             f"singular values above {first.threshold:g} of the largest"
         )
-        panel.legend(fontsize=8, loc="center right")
+        figure.legend(loc="outside lower center", ncols=len(results) + 1, fontsize=8)
     return figure
 
 
@@ -134,8 +138,8 @@ def draw_mutual_information(results: Sequence[tuple[str, MutualInformation]]) ->
                 color=_colour(k),
                 linewidth=1,
                 linestyle=":",
-                label="labels at random (truth: 0)" if k == len(results) - 1 else None,
             )
+        panel.plot([], [], color=_GREY, linewidth=1, linestyle=":", label="labels at random")
         _layers(panel, first.layers)
         panel.set_ylim(min(-0.1, 1.1 * float(first.shuffled.min())), 1.15 * first.label_entropy)
         panel.set_ylabel("information, nats")
@@ -144,7 +148,7 @@ def draw_mutual_information(results: Sequence[tuple[str, MutualInformation]]) ->
             f"{first.num_neighbours} nearest neighbours (Ross 2014) in "
             f"{first.num_components} principal components"
         )
-        panel.legend(loc="lower right")
+        figure.legend(loc="outside lower center", ncols=len(results) + 1, fontsize=8)
     return figure
 
 
@@ -166,7 +170,7 @@ def draw_confidence(results: Sequence[tuple[str, Confidence]]) -> Figure:
                 panel.grid(axis="y")
                 panel.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
                 panel.set_title(
-                    f"{_prefix(name, len(results))}exit {exit_name}: accuracy "
+                    f"{_prefix(name, len(results), ',')}exit {exit_name}: accuracy "
                     f"{100 * result.accuracy[k]:.1f} %,\nmean confidence "
                     f"{100 * result.mean_confidence[k]:.1f} %, ECE "
                     f"{100 * result.calibration_error[k]:.1f} pp",
@@ -187,7 +191,7 @@ def draw_overthinking(results: Sequence[tuple[str, Overthinking]]) -> Figure:
     first = results[0][1]
     with _style():
         pairs = max(len(r.exits) * (len(r.exits) - 1) // 2 for _, r in results)
-        figure = _figure(1.2 + 5.2 * len(results), 1.9 + 0.55 * max(pairs, 1))
+        figure = _figure(1.4 + 4.2 * len(results), 1.9 + 0.55 * max(pairs, 1))
         panels = figure.subplots(1, len(results), squeeze=False, sharex=True)[0]
         for panel, (name, result) in zip(panels, results, strict=True):
             places = np.argwhere(~np.isnan(result.overthinking))
@@ -233,7 +237,7 @@ def draw_collusion(results: Sequence[tuple[str, Sequence[Collusion]]]) -> Figure
     """
     num_exits = max(len(found[0].exits) for _, found in results)
     with _style():
-        figure = _figure(3.4 + 1.7 * num_exits, 0.6 + (1.6 + 0.35 * num_exits) * len(results))
+        figure = _figure(5.4 + 1.7 * num_exits, 0.6 + (1.5 + 0.3 * num_exits) * len(results))
         panels = figure.subplots(len(results), 4, squeeze=False)
         for row, (name, splits) in zip(panels, results, strict=True):
             held_out = splits[-1]
@@ -246,19 +250,20 @@ def draw_collusion(results: Sequence[tuple[str, Sequence[Collusion]]]) -> Figure
                 lower = np.where(np.tri(len(names), k=-1, dtype=bool), values, np.nan)
                 _heat(panel, lower[1:, :-1], names[:-1], names[1:], low=low, high=1)
                 panel.set_title(f"{prefix}{title},\n{held_out.split} split")
-            exits = np.arange(num_exits)
+            exits = np.arange(1, len(held_out.exits))
             for k, found in enumerate(splits):
                 for panel, numbers in ((row[2], found.diversity), (row[3], 100 * found.gain)):
                     place = exits + 0.38 * (k - (len(splits) - 1) / 2)
-                    panel.bar(place, numbers, 0.36, color=(_GREY, _RIGHT)[k], label=found.split)
+                    panel.bar(place, numbers[1:], 0.36, color=(_GREY, _RIGHT)[k], label=found.split)
             for panel in row[2:]:
-                panel.set_xticks(exits, [f"0–{k}" if k else "0" for k in exits])
+                panel.set_xticks(exits, [f"0–{k}" for k in exits])
+                panel.set_xlim(0.5, len(held_out.exits) - 0.5)
                 panel.axhline(0, color=_GREY, linewidth=0.8)
                 panel.grid(axis="y")
                 panel.set_xlabel("exits in the ensemble")
-            row[2].set_title(f"{prefix}diversity of\nthe ensemble")
-            row[2].set_ylabel("mean loss - ensemble's, nats")
-            row[3].set_title(f"{prefix}gain of the ensemble\nover its last exit")
+            row[2].set_title(f"{prefix}diversity: mean loss\nof the exits - their ensemble's")
+            row[2].set_ylabel("nats")
+            row[3].set_title(f"{prefix}gain of the\nensemble over its last exit")
             row[3].set_ylabel("accuracy, pp")
             row[2].legend(loc="upper left", fontsize=8, handlelength=1)
         first = results[0][1][-1]
@@ -300,7 +305,9 @@ def draw_plane(result: Plane, names: Sequence[str]) -> Figure:
     with _style():
         shown = _panels(result)
         shape = float(np.ptp(result.y) / np.ptp(result.x))
-        figure = _figure(1.4 + 2.7 * len(shown), 1.2 + max(1.6, 2.5 * shape))
+        figure = _figure(1.4 + 2.7 * len(shown), 1.1 + max(1.4, 2.4 * shape))
+        # Panels of a fixed shape move together, and the bar beside them.
+        figure.set_layout_engine("compressed")
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         low = max(min(float(values.min()) for _, values in shown), 1e-3)
         high = max(max(float(values.max()) for _, values in shown), 1.01 * low)
@@ -308,6 +315,7 @@ def draw_plane(result: Plane, names: Sequence[str]) -> Figure:
         for panel, (title, values) in zip(panels, shown, strict=True):
             image = _contours(panel, result, values, levels, names)
             panel.set_title(title)
+            panel.locator_params(axis="x", nbins=3)
         random = result.direction == "random"
         panels[0].set_ylabel("random direction" if random else f"towards {names[2]}")
         bar = figure.colorbar(image, ax=panels, shrink=0.9, aspect=22, format="%.2g")
@@ -315,7 +323,8 @@ def draw_plane(result: Plane, names: Sequence[str]) -> Figure:
         bar.set_ticks(list(levels[::2]))
         bar.minorticks_off()
         figure.supxlabel(
-            f"distance in weights: from {names[0]} to {names[1]} is 1 ({result.distance:.3g})",
+            f"distance in weights, in units of that from {names[0]} to {names[1]}: "
+            f"{result.distance:.3g}",
             fontsize=9,
         )
         figure.suptitle(
@@ -369,8 +378,8 @@ def _of(result: Any) -> str:
     return f"{result.num_samples:,} images of the {result.split} split"
 
 
-def _prefix(name: str, num_models: int) -> str:
-    return f"{name}: " if num_models > 1 else ""
+def _prefix(name: str, num_models: int, sign: str = ":") -> str:
+    return f"{name}{sign} " if num_models > 1 else ""
 
 
 def _colour(index: int) -> str:
@@ -442,6 +451,7 @@ def _contours(
     panel: Axes, result: Plane, values: Floats, levels: Floats, names: Sequence[str]
 ) -> Any:
     from matplotlib.colors import LogNorm
+    from matplotlib.patheffects import withStroke
 
     norm = LogNorm(levels[0], levels[-1])
     image = panel.contourf(
@@ -451,7 +461,13 @@ def _contours(
     for (x, y), name in zip(result.points, names, strict=False):
         panel.plot(x, y, marker="o", markersize=5, color="white", markeredgecolor=_INK)
         panel.annotate(
-            name, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
+            name,
+            (x, y),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
     panel.set_aspect("equal")
     return image

@@ -65,6 +65,7 @@ def summary_of(diagnosis: Diagnosis) -> dict[str, Any]:
         "gradient_dominance": {
             "definition": "<g_k, g> / <g, g>, g the sum of the exits' gradients",
             "mode": dominance.mode,
+            "answers": dominance.answers,
             "split": dominance.split,
             "num_samples": dominance.num_samples,
             "all_parameters": dominance.whole,

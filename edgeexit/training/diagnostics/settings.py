@@ -18,7 +18,7 @@ class Settings:
         num_statistics: Training images from which batch norm's statistics are collected at each
             point.
         num_line_points: Points on the line.
-        num_plane_points: Points on the longer side of the plane.
+        num_plane_points: About how many points the plane's longer side has.
         rank_threshold: A singular value counts above this times the largest.
         num_neighbours: k of the estimator of mutual information.
         num_components: Principal components that it keeps.
