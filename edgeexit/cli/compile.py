@@ -59,6 +59,14 @@ from edgeexit.errors import ArgumentError
     "lose half of it, 'frugal' three times as much.",
 )
 @click.option(
+    "--finetune-epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Epochs of training in int8, on the training split; kept where the exits get better.",
+)
+@click.option(
     "--cmsis-nn",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="CMSIS_NN_PATH",
@@ -77,6 +85,7 @@ def command(
     backends: tuple[str, ...],
     delegate: str | None,
     max_accuracy_drop: float,
+    finetune_epochs: int,
     cmsis_nn: Path | None,
     name: str | None,
     overwrite: bool,
@@ -101,7 +110,13 @@ def command(
     with progress() as report:
         report("load the compiler", 0, 0)
         if model.endswith(".tflite"):
-            _refuse_options(source=source, weights=weights, backends=backends, delegate=delegate)
+            _refuse_options(
+                source=source,
+                weights=weights,
+                backends=backends,
+                delegate=delegate,
+                finetune_epochs=finetune_epochs,
+            )
             from edgeexit.compiler.from_tflite import compile_tflite
 
             bundle = compile_tflite(model, progress=report, **shared)
@@ -128,6 +143,7 @@ def command(
                 backends=backends or None,
                 delegate=delegate,
                 max_accuracy_drop=max_accuracy_drop,
+                finetune_epochs=finetune_epochs,
                 progress=report,
                 **shared,
             )
@@ -140,6 +156,6 @@ def _refuse_options(**given: object) -> None:
         if value:
             raise ArgumentError(
                 "a .tflite file is compiled as it is",
-                wanted="neither --data nor --weights nor --backend nor --delegate",
+                wanted="none of --data, --weights, --backend, --delegate, --finetune-epochs",
                 given=f"{name}={value!r}",
             )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from edgeexit.backends.base import BACKENDS
-from edgeexit.data.types import Splits
+from edgeexit.data.types import Samples, Splits
 from edgeexit.data.validate import check_samples
 from edgeexit.errors import ArgumentError, DataError, ModelError, StorageError, TargetError
 from edgeexit.nn.model import MultiExitModel
@@ -22,14 +24,17 @@ def check(
     max_accuracy_drop: float,
     output: Path,
     overwrite: bool,
+    finetune_epochs: int = 0,
 ) -> None:
     """Raises for whatever is already known to go wrong.
 
     Raises:
-        ArgumentError: No backend, an unknown one, or a drop that is not a share.
+        ArgumentError: No backend, an unknown one, a drop that is not a share, or a negative number
+            of epochs.
         TargetError: The target does not take one of the backends.
         ModelError: The model has no exits, too many classes, or others than the data.
-        DataError: The calibration split is empty, of the wrong shape or dtype, or not finite.
+        DataError: The calibration split, or the training split where it is needed, is empty, of
+            the wrong shape or dtype, or not finite.
         StorageError: The output exists, or cannot be written.
     """
     if not backends:
@@ -49,6 +54,12 @@ def check(
             wanted="0 to 1; 0.01 is one percentage point",
             given=f"max_accuracy_drop={max_accuracy_drop}",
         )
+    if finetune_epochs < 0:
+        raise ArgumentError(
+            "the number of epochs is negative",
+            wanted="0, or a few epochs of fine-tuning",
+            given=f"finetune_epochs={finetune_epochs}",
+        )
     if not model.exit_names or not 2 <= model.num_classes <= MAX_CLASSES:
         raise ModelError(
             "the network does not classify at exits",
@@ -63,6 +74,8 @@ def check(
             hint=f"create the network with num_classes={data.num_classes}",
         )
     check_samples(data.calibration, where="calibration split", num_classes=data.num_classes)
+    if finetune_epochs:
+        _check_training_split(data)
     channels = data.calibration.images.shape[-1]
     for name in ("offset", "multiplier"):
         numbers = getattr(data.preprocessing, name)
@@ -73,6 +86,25 @@ def check(
                 given=len(numbers),
             )
     check_output(output, overwrite)
+
+
+def _check_training_split(data: Splits) -> None:
+    where = "training split, which fine-tuning needs"
+    train, wanted = data.train, data.calibration.images
+    if isinstance(train, Samples):
+        check_samples(
+            train, where=where, num_classes=data.num_classes, image_shape=wanted.shape[1:]
+        )
+        form = (train.images.dtype, *train.images.shape[1:])
+    else:  # labels and images are checked while they are read
+        form = (np.dtype(np.uint8), *train.image_shape)
+    if len(train) == 0 or form != (wanted.dtype, *wanted.shape[1:]):
+        raise DataError(
+            "the training split is not like the calibration split",
+            wanted=f"samples of {(str(wanted.dtype), *wanted.shape[1:])}",
+            given=f"{len(train)} samples of {(str(form[0]), *form[1:])}",
+            where=where,
+        )
 
 
 def check_output(output: Path, overwrite: bool) -> None:

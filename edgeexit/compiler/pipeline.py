@@ -15,6 +15,7 @@ from edgeexit.compiler.check import check
 from edgeexit.compiler.decisions import decision_for, drops_for, rule_named
 from edgeexit.compiler.delegates import with_delegate
 from edgeexit.compiler.export import export
+from edgeexit.compiler.finetune import finetune
 from edgeexit.compiler.firmware import compile_firmware
 from edgeexit.compiler.partition import partition
 from edgeexit.compiler.quantize import quantize
@@ -44,6 +45,7 @@ def compile_model(
     name: str | None = None,
     overwrite: bool = False,
     num_range_samples: int = 512,
+    finetune_epochs: int = 0,
     cmsis_nn: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
@@ -51,7 +53,7 @@ def compile_model(
 
     Args:
         model: The trained network; it is left as it is.
-        data: Only the calibration split is used.
+        data: Only the calibration split is used; fine-tuning trains on the training split.
         target: Name of a target, or a TOML file of one's own.
         output: The folder to make, by convention ``NAME.eexit``.
         backends: Formats to lower to; all that the target takes, if None.
@@ -64,6 +66,8 @@ def compile_model(
         name: The model's name in the bundle; that of the folder, if None.
         overwrite: Replace a bundle that is at ``output``.
         num_range_samples: Samples whose ranges are collected for quantization.
+        finetune_epochs: Epochs of quantization-aware training from the quantized network; kept if
+            the mean accuracy of the exits on the calibration split is better for it. 0 is none.
         cmsis_nn: The root of CMSIS-NN, for targets whose C may use it; that of the extra ``mcu``
             if None.
         progress: Told the name of each pass, how many passes are done, and how many there are.
@@ -86,10 +90,10 @@ def compile_model(
     samples = data.calibration
     called = name or output.name.removesuffix(".eexit")
     emits_c = device.emits_c and "tflite" in backends  # which is what C is made of
-    begin = _Progress(progress, num_passes=5 + 3 * len(backends) + emits_c)
+    begin = _Progress(progress, num_passes=5 + 3 * len(backends) + emits_c + (finetune_epochs > 0))
 
     begin("check")  # what is known to go wrong goes wrong before any minute is spent
-    check(model, data, device, backends, max_accuracy_drop, output, overwrite)
+    check(model, data, device, backends, max_accuracy_drop, output, overwrite, finetune_epochs)
     decided_by = rule_named(rule)
     verified = spread(samples, NUM_VERIFIED_SAMPLES)
     batch = next(real_batches(verified, data.preprocessing, len(verified)))
@@ -101,6 +105,15 @@ def compile_model(
     begin("quantize")  # before the cut, so that both sides of it share scale and zero point
     quantized = quantize(exported, samples, data.preprocessing, num_range_samples=num_range_samples)
     verify.quantized(quantized)
+
+    tools = tool_versions(backends)
+    if finetune_epochs:
+        begin("fine-tune")  # after quantization, whose grids it trains on, and kept if it helps
+        tuned = finetune(quantized, data, epochs=finetune_epochs, report=begin.say)
+        tools["fine-tuning"] = f"{finetune_epochs} epochs, {tuned.verdict}"
+        begin.say(f"fine-tune: {tuned.verdict}")
+        quantized = tuned.graph
+        verify.quantized(quantized)
 
     begin("partition")  # no integer engine runs a conditional: a piece for each exit instead
     segments, static = partition(quantized)
@@ -163,7 +176,7 @@ def compile_model(
         artifacts=(),
         firmware=firmware,
         golden=FileSpec("", "", 0),
-        tools=tool_versions(backends),
+        tools=tools,
     )
     vectors = golden.vectors(verified, segments, artifacts, device.engines, manifest)
     return write_bundle(manifest, artifacts, vectors, output, sources=sources, overwrite=overwrite)
@@ -178,6 +191,10 @@ class _Progress:
         self._num_begun = 0
 
     def __call__(self, name: str) -> None:
-        if self._tell is not None:
-            self._tell(name, self._num_begun, self._num_passes)
         self._num_begun += 1
+        self.say(name)
+
+    def say(self, what: str) -> None:
+        """Tells how the pass that was begun last goes on."""
+        if self._tell is not None:
+            self._tell(what, self._num_begun - 1, self._num_passes)
