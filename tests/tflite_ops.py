@@ -26,6 +26,7 @@ _VERSIONS = {
     "DEPTHWISE_CONV_2D": 3,
     "DEQUANTIZE": 2,
     "FULLY_CONNECTED": 4,
+    "GELU": 2,
     "LOGISTIC": 2,
     "MAX_POOL_2D": 2,
     "MEAN": 2,
@@ -367,6 +368,8 @@ def unary(
     if kind == "SOFTMAX":
         beta = float(rng.choice([1.0, 0.5, 2.0]))
         b.op(kind, [source], [output], "SoftmaxOptions", beta=beta)
+    elif kind == "GELU":
+        b.op(kind, [source], [output], "GeluOptions", approximate=bool(rng.integers(2)))
     else:
         options = {"QUANTIZE": "QuantizeOptions", "HARD_SWISH": "HardSwishOptions"}.get(kind)
         b.op(kind, [source], [output], options)

@@ -226,7 +226,7 @@ class _Words:
             values = self._call(_ops().dequantize_per_tensor.default, turned, *source.args[1:])
             kernel = get_constant(self.module, cast(Node, weight.args[0]))
             weights = self._call(
-                weight.target,
+                cast(Callable[..., Any], weight.target),
                 self._constant(kernel.reshape(num_out, num_in, 1, 1)),
                 *weight.args[1:],
             )

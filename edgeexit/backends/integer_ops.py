@@ -153,6 +153,8 @@ INTEGER_OPS: dict[object, IntegerOp] = {
     _ATEN.relu.default: IntegerOp(),
     _ATEN.hardtanh.default: IntegerOp(refusal=_refuse_clamp),
     _ATEN.hardswish.default: IntegerOp(),
+    _ATEN.gelu.default: IntegerOp(),
+    _ATEN.sigmoid.default: IntegerOp(fixed_output=(1 / 256, -128)),
     _ATEN.softmax.int: IntegerOp(fixed_output=(1 / 256, -128), refusal=_refuse_softmax),
     _ATEN.pad.default: IntegerOp(same_parameters=True, refusal=_refuse_pad),
     _ATEN.constant_pad_nd.default: IntegerOp(same_parameters=True, refusal=_refuse_pad),
@@ -353,7 +355,7 @@ def check_op(node: Node) -> None:
     known = sorted({str(target).removeprefix("aten.").split(".")[0] for target in INTEGER_OPS})
     raise QuantizationError(
         f"the op {node.target} cannot be quantized: {reason}",
-        wanted=f"one of {', '.join(known)}, batch_norm, dropout, hardsigmoid",
+        wanted=f"one of {', '.join(known)}, attention, batch_norm, dropout, hardsigmoid, silu",
         given=node.format_node(),
         where=where_of(node),
         hint="replace it in the network, or attach the exits so that it is not needed",

@@ -443,6 +443,11 @@ def _softmax(low: _Lowering, node: Node, quantize: Node, activation: int) -> Non
     _emit_over_last(low, "SOFTMAX", inputs, node, quantize, "SoftmaxOptions", beta=1.0)
 
 
+def _gelu(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
+    by_tanh = node.kwargs.get("approximate", "none") == "tanh"
+    low.emit("GELU", [low.input(node.args[0])], quantize, "GeluOptions", approximate=by_tanh)
+
+
 def _concatenation(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
     rank = len(shape_of(node))
     dim = (cast(int, node.args[1]) if len(node.args) > 1 else 0) % rank
@@ -585,6 +590,8 @@ _EMITTERS: dict[object, Callable[[_Lowering, Node, Node, int], None]] = {
     _ATEN.relu.default: _simple("RELU"),
     _ATEN.hardtanh.default: _simple("RELU6"),
     _ATEN.hardswish.default: _simple("HARD_SWISH", "HardSwishOptions"),
+    _ATEN.gelu.default: _gelu,
+    _ATEN.sigmoid.default: _simple("LOGISTIC"),
     _ATEN.softmax.int: _softmax,
     _ATEN.pad.default: _pad,
     _ATEN.constant_pad_nd.default: _pad,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
         _scalars_to_constants,
         _name_relu6,
         _split_hardsigmoid,
+        _split_silu,
         _split_attention,
         _name_padding,
         _fold_batch_norm,
@@ -175,6 +176,13 @@ def _split_hardsigmoid(editor: _Editor, node: Node) -> None:
     editor.replace(node, editor.call(node, _ATEN.mul.Tensor, (clamped, sixth), node))
 
 
+def _split_silu(editor: _Editor, node: Node) -> None:
+    """The product of x and sigmoid(x): TFLite has no op for both."""
+    if node.target is _ATEN.silu.default:
+        gate = editor.call(node, _ATEN.sigmoid.default, node.args, node)
+        editor.replace(node, editor.call(node, _ATEN.mul.Tensor, (node.args[0], gate), node))
+
+
 def _split_attention(editor: _Editor, node: Node) -> None:
     """softmax(q k^T * scale) v, the factor on q, where it costs least."""
     if node.target is _ATEN.bmm.default:
@@ -240,7 +248,7 @@ def _fold_batch_norm(editor: _Editor, node: Node) -> None:
             editor.constant(layer, bias.float()),
             *layer.args[3:],
         )
-        new = editor.call(layer, layer.target, args, layer)
+        new = editor.call(layer, cast(Callable[..., Any], layer.target), args, layer)
         if layer is not x:
             x.replace_input_with(layer, new)
             new = x

@@ -148,6 +148,15 @@ def test_tables_are_those_of_both_engines(kind: str) -> None:
             np.testing.assert_array_equal(table, Micro(content)(ALL_VALUES)[0].ravel())
 
 
+def test_tables_of_gelu_are_those_of_litert() -> None:
+    """TFLite-Micro has no such kernel."""
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        content = unary(rng, "GELU")
+        (given,) = logits(program_from_file(content, "gelu"), ALL_VALUES)
+        np.testing.assert_array_equal(given, Reference(content)(ALL_VALUES).ravel())
+
+
 @pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL"])
 def test_sums_and_products_of_all_pairs(kind: str) -> None:
     """65,536 pairs for each of some scales; halves are rounded in every direction."""

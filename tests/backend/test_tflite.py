@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from networks import IMAGE, NETWORKS, PREPROCESSING, Exits, int8_images, network, pieces, samples
@@ -252,6 +253,33 @@ class Shuffled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(1, 3, 2, 128).transpose(1, 2).reshape(1, 6, 8, 16)
+
+
+class Attends(nn.Module):
+    """Rows of the map look at each other; its layout stays that of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x) + x
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (
+            Attends(),
+            "MUL TRANSPOSE TRANSPOSE BATCH_MATMUL SOFTMAX TRANSPOSE BATCH_MATMUL TRANSPOSE ADD",
+        ),
+        (nn.GELU(), "GELU"),
+        (nn.GELU("tanh"), "GELU"),
+        (nn.Sigmoid(), "LOGISTIC"),
+        (nn.SiLU(), "LOGISTIC MUL"),
+        (nn.Softmax(3), "TRANSPOSE SOFTMAX TRANSPOSE"),
+    ],
+)
+def test_ops_of_transformers(body: nn.Module, wanted: str) -> None:
+    names, difference = made_of(Tail(body, 3))
+    assert " ".join(names) == f"{wanted} MEAN CONV_2D RESHAPE"
+    assert np.abs(difference).max() <= 2
 
 
 def test_tokens_need_no_transpose() -> None:

@@ -99,6 +99,53 @@ def test_batch_norms_fold_into_what_is_before_them() -> None:
     assert groups == [8, 12, 16]
 
 
+class Rows(nn.Module):
+    """Linear layers over tokens, each with a batch norm over all tokens of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 7), nn.Linear(7, 5, bias=False)])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(7), nn.BatchNorm1d(5)])
+        for norm in self.norms:
+            nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.uniform_(norm.weight)  # type: ignore[arg-type]
+            nn.init.uniform_(norm.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = layer(x)
+            x = norm(x.flatten(0, 1)).reshape(x.shape)
+        return x.mean(1)
+
+
+def test_batch_norms_over_tokens_fold_into_linear_layers() -> None:
+    model = OneExit(Rows()).eval()
+    names = ops(model)
+    assert not any("norm" in name or "add" in name or "mul" in name for name in names)
+    assert names.count("aten.linear.default") == 2
+    assert names.count("aten.reshape.default") == 1  # of the map to tokens
+    batch = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(1))
+    (given,) = canonicalize(export(model, IMAGE)).module(batch)
+    torch.testing.assert_close(given, model(batch)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 0.3])
+def test_attention_becomes_two_products(scale: float | None) -> None:
+    def function(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x.flip(2), 2 * x, scale=scale)
+
+    model = OneExit(Function(function)).eval()
+    names = ops(model)
+    assert names.count("aten.matmul.default") == 2
+    assert names.count("aten.softmax.int") == 1
+    assert names.count("aten.mul.Tensor") == (1 if scale == 1.0 else 2)
+    batch = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(1))
+    (given,) = canonicalize(export(model, IMAGE)).module(batch)
+    torch.testing.assert_close(given, model(batch)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_global_pooling_and_flatten_become_one_mean() -> None:
     names = ops(network("dense"))
     assert names.count("aten.mean.dim") == 3
@@ -115,6 +162,8 @@ def test_global_pooling_and_flatten_become_one_mean() -> None:
         (lambda x: x / 2, "aten.mul.Tensor"),
         (lambda x: x.transpose(2, 3), "aten.permute.default"),
         (lambda x: F.avg_pool2d(x, 3, 1, 1), "aten.constant_pad_nd.default"),
+        (lambda x: F.silu(x), "aten.sigmoid.default"),
+        (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT)[:, :, :, None], "aten.matmul.default"),
     ],
 )
 def test_one_spelling(function, wanted: str) -> None:  # type: ignore[no-untyped-def]

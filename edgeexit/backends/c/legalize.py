@@ -301,6 +301,7 @@ _LOWERINGS: dict[str, Callable[[Op], None]] = {
     "DEPTHWISE_CONV_2D": lower_products.depthwise,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": lower_products.fully_connected,
+    "GELU": lower_values.gelu,
     "HARD_SWISH": lower_values.hard_swish,
     "LOGISTIC": lower_values.logistic,
     "MAX_POOL_2D": lower_values.max_pool,

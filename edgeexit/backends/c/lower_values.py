@@ -243,6 +243,12 @@ def hard_swish(op: Op) -> None:
     _function(op, tables.hard_swish)
 
 
+def gelu(op: Op) -> None:
+    """GELU."""
+    by_tanh = bool(op.op.attributes["approximate"])
+    _function(op, lambda source, output: tables.gelu(source, output, by_tanh))
+
+
 def logistic(op: Op) -> None:
     """LOGISTIC."""
     op.check_count(1)

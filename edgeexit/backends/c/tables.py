@@ -68,6 +68,23 @@ def sigmoid(source: Quantization) -> Int8:
     return _table(answer)
 
 
+def gelu(source: Quantization, output: Quantization, by_tanh: bool) -> Int8:
+    """``x * P(X <= x)`` of a normal X, or its approximation by tanh; of real values, rounded once.
+
+    TFLite-Micro has no such kernel.
+    """
+    inverse = np.float32(1) / np.float32(output[0])
+
+    def answer(q: int) -> int:
+        x = float(np.float32(source[0]) * np.float32(q - source[1]))
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        share = math.tanh(inner) if by_tanh else math.erf(x * math.sqrt(0.5))
+        scaled = float(np.float32(0.5 * x * (1 + share)) * inverse)
+        return int(math.copysign(math.floor(abs(scaled) + 0.5), scaled)) + output[1]
+
+    return _table(answer)
+
+
 def hard_swish(source: Quantization, output: Quantization) -> Int8:
     """``x * min(max(x + 3, 0), 6) / 6``, in 16 bits as the reference kernel does it."""
     with np.errstate(all="ignore"):

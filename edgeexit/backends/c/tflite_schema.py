@@ -147,6 +147,7 @@ OPTIONS: dict[str, Options] = {
         "FullyConnectedOptions",
         _ACTIVATION | {"weights_format": Field(1, "int8"), "keep_num_dims": Field(2, "bool")},
     ),
+    "GELU": Options(116, "GeluOptions", {"approximate": Field(0, "bool")}),
     "MAX_POOL_2D": _POOL,
     "MEAN": Options(27, "ReducerOptions", {"keep_dims": Field(0, "bool")}),
     "MUL": Options(21, "MulOptions", _ACTIVATION),

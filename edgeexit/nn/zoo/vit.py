@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[N, T, width]`` -> ``[N, num_heads, T, width / num_heads]``."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, 2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):
