@@ -139,7 +139,11 @@ def draw_mutual_information(results: Sequence[tuple[str, MutualInformation]]) ->
                 linewidth=1,
                 linestyle=":",
             )
+            for place, bound in enumerate(result.lower_bound):
+                if not np.isnan(bound):
+                    panel.plot(place, max(bound, 0.0), color=_colour(k), marker="*", markersize=9)
         panel.plot([], [], color=_GREY, linewidth=1, linestyle=":", label="labels at random")
+        panel.plot([], [], color=_GREY, marker="*", markersize=9, linestyle="", label=_BOUND)
         _layers(panel, first.layers)
         panel.set_ylim(min(-0.1, 1.1 * float(first.shuffled.min())), 1.15 * first.label_entropy)
         panel.set_ylabel("information, nats")
@@ -148,7 +152,7 @@ def draw_mutual_information(results: Sequence[tuple[str, MutualInformation]]) ->
             f"{first.num_neighbours} nearest neighbours (Ross 2014) in "
             f"{first.num_components} principal components"
         )
-        figure.legend(loc="outside lower center", ncols=len(results) + 1, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -345,6 +349,7 @@ def png_of(figure: Figure) -> bytes:
     return _saved(figure, format="png", dpi=144, metadata={"Software": None})
 
 
+_BOUND = "lower bound from the exit here"
 _TITLE: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 10.5}
 
 

@@ -121,9 +121,11 @@ def _information(found: MutualInformation) -> dict[str, Any]:
         "estimator": found.estimator,
         "num_neighbours": found.num_neighbours,
         "num_components": found.num_components,
+        "positions": f"averaged down to {found.side} x {found.side}",
         "split": found.split,
         "label_entropy_nats": found.label_entropy,
         "nats": dict(zip(found.layers, found.information, strict=True)),
+        "lower_bound_nats": dict(zip(found.layers, found.lower_bound, strict=True)),
         "nats_of_shuffled_labels": dict(zip(found.layers, found.shuffled, strict=True)),
     }
 

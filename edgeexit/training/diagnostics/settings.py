@@ -32,7 +32,7 @@ class Settings:
     num_plane_points: int = 11
     rank_threshold: float = 1e-3
     num_neighbours: int = 3
-    num_components: int = 8
+    num_components: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:

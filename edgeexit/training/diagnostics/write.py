@@ -39,7 +39,13 @@ Row: TypeAlias = Sequence[object]
 _COLUMNS: dict[type, tuple[str, ...]] = {
     GradientDominance: ("layer", "exit", "share", "gradient_norm"),
     NumericalRank: ("layer", "rank", "num_features", "normalised", "effective_rank"),
-    MutualInformation: ("layer", "information_nats", "shuffled_nats", "explained_variance"),
+    MutualInformation: (
+        "layer",
+        "information_nats",
+        "shuffled_nats",
+        "lower_bound_nats",
+        "explained_variance",
+    ),
     Confidence: ("exit", "confidence_from", "confidence_to", "num_right", "num_wrong"),
     Overthinking: ("earlier_exit", "later_exit", "overthinking", "underthinking"),
     Collusion: ("split", "exit", "other_exit", "disagreement", "error_correlation"),
@@ -95,8 +101,8 @@ def _rows(result: Result) -> Iterator[Row]:
             ranks = (result.rank, result.num_features, result.normalised, result.effective)
             yield from zip(result.layers, *ranks, strict=True)
         case MutualInformation():
-            columns = (result.information, result.shuffled, result.explained)
-            yield from zip(result.layers, *columns, strict=True)
+            bounds = (result.shuffled, result.lower_bound, result.explained)
+            yield from zip(result.layers, result.information, *bounds, strict=True)
         case Confidence():
             for k, name in enumerate(result.exits):
                 counts = (result.num_right[k], result.num_wrong[k])
