@@ -282,17 +282,19 @@ def _read(path: Path, key: Mapping[str, object]) -> Measured | None:
         content = json.loads(path.read_bytes())
         if content["key"] != key:
             return None
-        fields = content["measured"]
-        budgets = {
-            name: AtBudget(**(found | {"exit_rates": tuple(found["exit_rates"])}))
-            if found
-            else None
-            for name, found in fields["budgets"].items()
-        }
-        tuples = {name: tuple(fields[name]) for name in ("exit_accuracy", "exit_macs")}
-        return Measured(**(fields | tuples | {"budgets": budgets}))
+        return measured_of(content["measured"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def measured_of(fields: Mapping[str, Any]) -> Measured:
+    """What `dataclasses.asdict` and JSON made of a `Measured`, back again."""
+    budgets = {
+        name: AtBudget(**(found | {"exit_rates": tuple(found["exit_rates"])})) if found else None
+        for name, found in fields["budgets"].items()
+    }
+    tuples = {name: tuple(fields[name]) for name in ("exit_accuracy", "exit_macs")}
+    return Measured(**(dict(fields) | tuples | {"budgets": budgets}))
 
 
 # ------------------------------------------------------------------ many networks

@@ -37,6 +37,7 @@ from edgeexit.training.checkpoint import (
 from edgeexit.training.config import TrainConfig
 from edgeexit.training.methods import Method, create
 from edgeexit.training.modes import phase_module, set_modes
+from edgeexit.training.onednn import sound_convolutions
 from edgeexit.training.progress import Progress, silent
 from edgeexit.training.schedule import learning_rate
 from edgeexit.training.step import PhaseStep, Sums
@@ -65,7 +66,8 @@ def run_training(
         )
     method = create(config.method, config.method_options)
     method.rebuild(model)
-    return _Run(model, data, config, method, output, accelerator, progress).all_phases()
+    with sound_convolutions(model, accelerator.device):
+        return _Run(model, data, config, method, output, accelerator, progress).all_phases()
 
 
 class _Run:

@@ -9,7 +9,6 @@ the share of the phase that is done. The eager step reads the same tensors, so t
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +30,6 @@ from edgeexit.training.strategies import Phase
 
 NUM_WARM_UP_STEPS = 3
 """Eager steps before a capture, in which cuDNN chooses its algorithms and momentum comes to be."""
-
-_capture_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -168,12 +165,9 @@ class PhaseStep:
         assert self.stream is not None
         graph = torch.cuda.CUDAGraph()
         # Gradients that are made during the capture live in the graph's memory and are written
-        # anew by each replay. Other threads may train on this device meanwhile.
+        # anew by each replay.
         self.optimizer.zero_grad(set_to_none=True)
-        with (
-            _capture_lock,
-            torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
-        ):
+        with torch.cuda.graph(graph, stream=self.stream):
             self._step(None)
         self.graph = graph
 

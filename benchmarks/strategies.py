@@ -1,0 +1,108 @@
+"""Which strategy trains the better network at the same budget, and at which cost of inference?
+
+Strategies, networks without early exits and seeds of a table are trained with the same number of
+training MACs, thresholds are chosen on the calibration split, and accuracy is that of the test
+split at 25, 50, 75 and 100 % of the backbone's MACs and at any cost, in float and in int8.
+
+A run that is interrupted continues where it stood, and a row that is there is not made again: the
+trainings are in --runs, the rows in --results. Under ``torchrun`` the processes share the jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from figures import arguments
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from strategies_plot import plots
+from strategies_report import aggregate, compare, tables
+from strategies_runs import TABLES, measured_runs, run_all
+
+from edgeexit.data.cache import cache_folder
+from edgeexit.training.checkpoint import write_whole
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--table", choices=sorted(TABLES), default="small")
+    parser.add_argument("--quick", action="store_true", help="four rows of four epochs: 10 minutes")
+    parser.add_argument("--runs", type=Path, help="folder of the trainings; default: in the cache")
+    parser.add_argument("--results", type=Path, help="folder of the rows; default: in --runs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing: of the rows there are"
+    )
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the tables here, as SVG")
+    chosen = parser.parse_args()
+    name = "quick" if chosen.quick else chosen.table
+    table = TABLES[name]
+    runs = chosen.runs or cache_folder() / "benchmarks" / f"strategies-{name}"
+    results = chosen.results or runs / "rows"
+    console = Console(highlight=False)
+    failed: dict[str, BaseException] = {}
+    if not chosen.report:
+        failed = _train(table, runs, results, chosen.workers, console)
+    rows = aggregate(measured_runs(table, results))
+    for each in tables(rows):
+        console.print(each)
+    figures = _figures(name, rows, table, results)
+    if chosen.json is not None:
+        write_whole(chosen.json, (json.dumps(figures, indent=1) + "\n").encode())
+    if chosen.plots is not None:
+        for file, content in plots(rows).items():
+            write_whole(chosen.plots / file, content.encode())
+    if figures["num_missing"]:
+        console.print(
+            f"{figures['num_missing']} of {len(table.jobs)} trainings are not in the table."
+        )
+    if failed:
+        raise SystemExit(
+            "these trainings failed; the same command tries them again: "
+            + "; ".join(f"{job}: {error}" for job, error in failed.items())
+        )
+
+
+def _train(
+    table: Any, runs: Path, results: Path, workers: int, console: Console
+) -> dict[str, BaseException]:
+    """All jobs, with a bar on a terminal and one line for each step of a job in a log."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    start = time.monotonic()
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+        bar = bars.add_task("trainings", total=len(table.jobs))
+
+        def tell(job: str, text: str) -> None:
+            bars.console.print(f"{time.monotonic() - start:7.0f} s  {job}: {text}")
+            if text.startswith(("done", "failed")):
+                bars.advance(bar)
+
+        return run_all(table, runs, results, workers=workers, tell=tell)
+
+
+def _figures(name: str, rows: list[dict[str, Any]], table: Any, results: Path) -> dict[str, Any]:
+    missing = [job.folder for job in table.jobs if not (results / f"{job.folder}.json").exists()]
+    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+    return {
+        "table": name,
+        "epochs": table.epochs,
+        "num_missing": len(missing),
+        "missing": missing,
+        "rows": rows,
+        "against_joint": [
+            difference
+            for strategy in strategies
+            if strategy != "joint"
+            for difference in compare(rows, strategy, "joint")
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
