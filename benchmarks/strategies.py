@@ -23,7 +23,7 @@ from strategies_plot import plots
 from strategies_report import aggregate, compare, tables
 from strategies_runs import TABLES, measured_runs, run_all
 
-from edgeexit.data.cache import cache_folder
+from edgeexit.data.cache import default_cache
 from edgeexit.training.checkpoint import write_whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,14 +36,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder of the trainings; default: in the cache")
     parser.add_argument("--results", type=Path, help="folder of the rows; default: in --runs")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
-    parser.add_argument(
-        "--report", action="store_true", help="train nothing: of the rows there are"
-    )
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the tables here, as SVG")
+    parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw SVGs here")
     chosen = parser.parse_args()
     name = "quick" if chosen.quick else chosen.table
     table = TABLES[name]
-    runs = chosen.runs or cache_folder() / "benchmarks" / f"strategies-{name}"
+    runs = chosen.runs or default_cache() / "benchmarks" / f"strategies-{name}"
     results = chosen.results or runs / "rows"
     console = Console(highlight=False)
     failed: dict[str, BaseException] = {}
@@ -59,9 +57,7 @@ def main() -> None:
         for file, content in plots(rows).items():
             write_whole(chosen.plots / file, content.encode())
     if figures["num_missing"]:
-        console.print(
-            f"{figures['num_missing']} of {len(table.jobs)} trainings are not in the table."
-        )
+        console.print(f"not trained yet: {figures['num_missing']} of {len(table.jobs)}")
     if failed:
         raise SystemExit(
             "these trainings failed; the same command tries them again: "

@@ -45,11 +45,11 @@ def _forward_macs(model: MultiExitModel, part: nn.Module, image: Tensor) -> int:
     return counter.flops // 2
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """torch's formulas for each op, in this thread alone: `FlopCounterMode` hooks all modules."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]

@@ -237,6 +237,10 @@ class _Run:
     def _unaugmented(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.train_split.unaugmented(EVALUATION_BATCH)
 
+    def _device_name(self) -> str:
+        device = self.accelerator.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
     def _report(self, log: tuple[EpochRecord, ...]) -> dict[str, object]:
         """What ``run.json`` says: the configuration, what was planned and spent, and the log."""
         sample = [phase.num_steps * self.config.batch_size for phase in self.plan]
@@ -249,6 +253,7 @@ class _Run:
         return {
             "config": dataclasses.asdict(self.config),
             "phases": [dataclasses.asdict(phase) for phase in self.plan],
+            "trained_with": {"torch": torch.__version__, "device": self._device_name()},
             "budget_macs": sum(planned),
             "spent_macs": spent,
             "log": [dataclasses.asdict(record) for record in log],

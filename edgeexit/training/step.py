@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class PhaseStep:
             torch.zeros(len(self.exits), dtype=torch.int64, device=device),
         )
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream(device) if self.captures else None
+        self.stream = torch.cuda.Stream(device) if self.captures else None  # type: ignore[no-untyped-call]
         self.num_warm = 0
 
     def start_epoch(self, order: EpochOrder, index: int, num_steps_done: int) -> None:
@@ -217,7 +218,7 @@ class PhaseStep:
             )
         scaled = loss / self.config.accumulate
         if self.captures:
-            scaled.backward()
+            scaled.backward()  # type: ignore[no-untyped-call]
         else:
             self.accelerator.backward(scaled)
         with torch.no_grad():
@@ -225,7 +226,7 @@ class PhaseStep:
             hits = torch.stack([z.detach() for z in logits]).argmax(2) == labels
             self.sums.correct.add_(hits.sum(1))
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    def _autocast(self) -> Any:
         if not self.captures:
             return self.accelerator.autocast()
         if self.config.precision == "no":

@@ -69,7 +69,7 @@ def _as_type_of(default: object, option: str, given: Option) -> Option:
         if kind is bool:
             return {"true": True, "false": False}[str(given).lower()]
         if kind in (int, float, str):
-            return kind(given)  # type: ignore[no-any-return]
+            return kind(given)
     except (KeyError, ValueError):
         pass
     raise ArgumentError(
