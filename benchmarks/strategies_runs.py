@@ -18,17 +18,32 @@ from typing import Any
 
 import torch
 from strategies_report import Precision, Run, measure_run, measured_of, network_macs
+from torch import nn
 
 from edgeexit import data
 from edgeexit.data.types import Splits
 from edgeexit.nn import zoo
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.zoo.resnet import ResNet
+from edgeexit.nn.zoo.vit import VisionTransformer
 from edgeexit.training import EpochRecord, train
 from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.checkpoint import write_whole
 
 PRECISIONS: tuple[Precision, ...] = ("float", "int8")
+
+
+def _resnet(
+    blocks: tuple[int, int, int], widths: tuple[int, int, int]
+) -> Callable[[int, int, int], nn.Module]:
+    return lambda channels, classes, _: ResNet(blocks, widths, channels, classes)
+
+
+def _vit(depth: int) -> Callable[[int, int, int], nn.Module]:
+    return lambda channels, classes, size: VisionTransformer(
+        channels, classes, image_size=size, depth=depth
+    )
+
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "joint": {"strategy": "joint"},
@@ -43,19 +58,24 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 """Name of a row -> the options of `edgeexit.training.TrainConfig` that make it."""
 
-STATIC: Mapping[str, Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]]] = {
+STATIC: Mapping[str, Mapping[str, Callable[[int, int, int], nn.Module]]] = {
     "resnet8": {
-        "static, all channels": ((1, 1, 1), (16, 32, 64)),
-        "static, 3/4 of the channels": ((1, 1, 1), (12, 24, 48)),
-        "static, 1/2 of the channels": ((1, 1, 1), (8, 16, 32)),
+        "static, all channels": _resnet((1, 1, 1), (16, 32, 64)),
+        "static, 3/4 of the channels": _resnet((1, 1, 1), (12, 24, 48)),
+        "static, 1/2 of the channels": _resnet((1, 1, 1), (8, 16, 32)),
     },
     "resnet20": {
-        "static, 20 layers": ((3, 3, 3), (16, 32, 64)),
-        "static, 14 layers": ((2, 2, 2), (16, 32, 64)),
-        "static, 8 layers": ((1, 1, 1), (16, 32, 64)),
+        "static, 20 layers": _resnet((3, 3, 3), (16, 32, 64)),
+        "static, 14 layers": _resnet((2, 2, 2), (16, 32, 64)),
+        "static, 8 layers": _resnet((1, 1, 1), (16, 32, 64)),
+    },
+    "vit": {
+        "static, 6 blocks": _vit(depth=6),
+        "static, 4 blocks": _vit(depth=4),
+        "static, 2 blocks": _vit(depth=2),
     },
 }
-"""Networks without early exits, by blocks and channels of the three stages."""
+"""Networks without early exits, made of channels, classes and image size."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +138,10 @@ TABLES: Mapping[str, Table] = {
 
 def build(job: Job, splits: Splits) -> MultiExitModel:
     """The network of a job, with the fresh weights of its seed."""
-    channels = splits.image_shape[2]
+    size, _, channels = splits.image_shape
     torch.manual_seed(job.seed)
     if job.row in STATIC[job.model]:
-        blocks, widths = STATIC[job.model][job.row]
-        backbone = ResNet(blocks, widths, channels, splits.num_classes)
+        backbone = STATIC[job.model][job.row](channels, splits.num_classes, size)
         return MultiExitModel(backbone, {}, splits.num_classes)
     return _whole(job, splits)
 

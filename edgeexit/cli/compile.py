@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeexit.cli.inspect import facts_of, show_bundle
-from edgeexit.cli.models import load_trained
+from edgeexit.cli.models import load_trained, trained_rule
 from edgeexit.cli.output import emit, json_option, progress
 from edgeexit.errors import ArgumentError
 
@@ -59,6 +59,12 @@ from edgeexit.errors import ArgumentError
     "lose half of it, 'frugal' three times as much.",
 )
 @click.option(
+    "--rule",
+    type=click.Choice(["confidence", "margin", "patience"]),
+    help="When an exit answers; what the checkpoint's training method was made for if not given, "
+    "which is mostly confidence.",
+)
+@click.option(
     "--finetune-epochs",
     type=click.IntRange(min=0),
     default=0,
@@ -85,6 +91,7 @@ def command(
     backends: tuple[str, ...],
     delegate: str | None,
     max_accuracy_drop: float,
+    rule: str | None,
     finetune_epochs: int,
     cmsis_nn: Path | None,
     name: str | None,
@@ -116,6 +123,7 @@ def command(
                 backends=backends,
                 delegate=delegate,
                 finetune_epochs=finetune_epochs,
+                rule=rule,
             )
             from edgeexit.compiler.from_tflite import compile_tflite
 
@@ -136,6 +144,7 @@ def command(
                 weights=weights,
                 num_classes=splits.num_classes,
                 in_channels=splits.image_shape[2],
+                image_size=splits.image_shape[:2],
             )
             bundle = compile_model(
                 network,
@@ -144,6 +153,7 @@ def command(
                 delegate=delegate,
                 max_accuracy_drop=max_accuracy_drop,
                 finetune_epochs=finetune_epochs,
+                rule=rule or trained_rule(model),
                 progress=report,
                 **shared,
             )
@@ -156,6 +166,6 @@ def _refuse_options(**given: object) -> None:
         if value:
             raise ArgumentError(
                 "a .tflite file is compiled as it is",
-                wanted="none of --data, --weights, --backend, --delegate, --finetune-epochs",
+                wanted="no --data, --weights, --backend, --delegate, --rule or --finetune-epochs",
                 given=f"{name}={value!r}",
             )

@@ -97,6 +97,7 @@ def command(
             weights=weights,
             num_classes=splits.num_classes,
             in_channels=splits.image_shape[2],
+            image_size=splits.image_shape[:2],
         )
         others = [_other(name, first, splits) for name in against]
         names = _names([model, *against])
@@ -144,7 +145,11 @@ def _other(name: str, first: MultiExitModel, splits: Splits) -> MultiExitModel:
 
         return with_weights(first, Path(name))
     return load_trained(
-        name, weights=None, num_classes=splits.num_classes, in_channels=splits.image_shape[2]
+        name,
+        weights=None,
+        num_classes=splits.num_classes,
+        in_channels=splits.image_shape[2],
+        image_size=splits.image_shape[:2],
     )
 
 

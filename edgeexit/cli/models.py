@@ -10,7 +10,8 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,22 @@ _MAX_DESCRIPTION_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class ModelName:
-    """A network by name: a key of the zoo, or ``package.module:function``."""
+    """A network by name: a key of the zoo, or ``package.module:function``.
+
+    ``image_size`` is height and width, the network's usual ones if None. ``method`` and its options
+    say what training made of it, which may have changed its structure.
+    """
 
     name: str
     num_classes: int
     in_channels: int
+    image_size: tuple[int, int] | None = None
+    method: str = "uniform"
+    method_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_model(model: ModelName, *, weights: str | None = None) -> MultiExitModel:
-    """Builds a network by its name.
+    """Builds a network by its name, as it is before a training method changes it.
 
     Args:
         model: Which, and for how many classes and channels (a function of one's own is called
@@ -51,6 +59,7 @@ def build_model(model: ModelName, *, weights: str | None = None) -> MultiExitMod
             model.name,
             num_classes=model.num_classes,
             in_channels=model.in_channels,
+            image_size=model.image_size,
             pretrained=weights,
         )
     if weights is not None:
@@ -64,7 +73,12 @@ def build_model(model: ModelName, *, weights: str | None = None) -> MultiExitMod
 
 
 def load_trained(
-    name_or_folder: str, *, weights: str | None, num_classes: int, in_channels: int
+    name_or_folder: str,
+    *,
+    weights: str | None,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int] | None = None,
 ) -> MultiExitModel:
     """A trained network: a checkpoint folder, or as `build_model`.
 
@@ -73,7 +87,7 @@ def load_trained(
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        name = ModelName(name_or_folder, num_classes, in_channels)
+        name = ModelName(name_or_folder, num_classes, in_channels, image_size)
         return build_model(name, weights=weights)
     if weights is not None:
         raise ArgumentError(
@@ -82,10 +96,28 @@ def load_trained(
             given=f"{folder} --weights {weights}",
         )
     from edgeexit.training import load_checkpoint
+    from edgeexit.training.methods import create
 
-    model = build_model(_read_description(folder / _DESCRIPTION))
+    description = _read_description(folder / _DESCRIPTION)
+    model = build_model(description)
+    create(description.method, description.method_options).rebuild(model)
     load_checkpoint(folder, model)
     return model
+
+
+def trained_rule(name_or_folder: str) -> str:
+    """The rule of decision that a checkpoint's training method was made for.
+
+    Raises:
+        CheckpointError: The folder is not one that ``edgeexit train`` filled.
+    """
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        return "confidence"
+    from edgeexit.training.methods import create
+
+    description = _read_description(folder / _DESCRIPTION)
+    return create(description.method, description.method_options).rule
 
 
 def write_description(folder: Path, model: ModelName) -> None:
@@ -105,10 +137,19 @@ def _read_description(path: Path) -> ModelName:
         if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
             raise ValueError("it is too large")
         fields = json.loads(path.read_text(encoding="utf-8"))
-        name, num_classes, channels = (fields[key] for key in ModelName.__dataclass_fields__)
-        if not (isinstance(name, str) and type(num_classes) is int and type(channels) is int):
+        name, num_classes, channels = (
+            fields[key] for key in ("name", "num_classes", "in_channels")
+        )
+        size, method = fields.get("image_size"), fields.get("method", "uniform")
+        options = fields.get("method_options", {})
+        texts, numbers = (name, method, *options.values()), (num_classes, channels, *(size or ()))
+        if (
+            not all(isinstance(text, str) for text in texts)
+            or not all(type(number) is int for number in numbers)
+            or len(size or (0, 0)) != 2
+        ):
             raise ValueError("a field has the wrong type")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise CheckpointError(
             "the folder is not a checkpoint of edgeexit train",
             wanted=f"a folder with {_DESCRIPTION}",
@@ -116,7 +157,7 @@ def _read_description(path: Path) -> ModelName:
             where=path.parent,
             hint="train one: edgeexit train resnet8 --data cifar10 --output FOLDER",
         ) from exc
-    return ModelName(name, num_classes, channels)
+    return ModelName(name, num_classes, channels, tuple(size) if size else None, method, options)
 
 
 def _call(name: str) -> MultiExitModel:

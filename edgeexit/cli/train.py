@@ -19,6 +19,8 @@ from edgeexit.errors import ArgumentError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgeexit.data.types import Splits
+    from edgeexit.nn.model import MultiExitModel
     from edgeexit.training import EpochRecord, Progress
 
 _STATE = "resume.safetensors"
@@ -115,16 +117,27 @@ _STATE = "resume.safetensors"
     show_default=True,
     help="Replay steps as CUDA graphs, where there is a GPU.",
 )
+@click.option(
+    "--diagnose",
+    is_flag=True,
+    help="Draw what the exits do to each other into OUTPUT/diagnostics, at the end.",
+)
 @click.option("--compile", is_flag=True, help="Run the model through torch.compile.")
 @json_option
 def command(
-    model: str, source: str, output: Path, resume: bool, as_json: bool, **options: Any
+    model: str,
+    source: str,
+    output: Path,
+    resume: bool,
+    diagnose: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Train MODEL with its exits and leave weights and log in the output folder.
 
-    MODEL is a network of the zoo (resnet8), or package.module:function, called without arguments.
-    An interrupted run continues with --resume and the same options. Accuracy is that of the
-    calibration split; the test split is not looked at.
+    MODEL is a network of the zoo (resnet8, resnet20, vit), or package.module:function, called
+    without arguments. An interrupted run continues with --resume and the same options. Accuracy is
+    that of the calibration split; the test split is not looked at.
     """
     _check_output(output, resume)
     from edgeexit import data
@@ -138,15 +151,29 @@ def command(
     # torchrun starts one process for each device: one of them speaks and writes.
     main_process = os.environ.get("RANK", "0") == "0"
     _seed(options["seed"])
-    name = ModelName(model, splits.num_classes, splits.image_shape[2])
+    height, width, channels = splits.image_shape
+    name = ModelName(
+        *(model, splits.num_classes, channels, (height, width)),
+        method=options["method"],
+        method_options=options["method_options"],
+    )
     network = build_model(name)
     if main_process:
         write_description(output, name)
     with _display(network.exit_names, main_process) as shown:
         log = train(network, splits, output=output, progress=shown, **options)
+    if diagnose and main_process:
+        _diagnose(output, network, splits)
     if main_process:
         facts = {"output": output, "exits": network.exit_names, "log": [asdict(r) for r in log]}
         emit(facts, as_json=as_json, show=lambda out: _show(out, output, network.exit_names, log))
+
+
+def _diagnose(output: Path, network: MultiExitModel, splits: Splits) -> None:
+    from edgeexit.training.diagnostics import diagnose_run
+
+    with progress() as report:
+        diagnose_run(output, network, splits, output / "diagnostics", progress=report)
 
 
 def _method_options(method: str, given: Sequence[str]) -> dict[str, str]:
@@ -203,9 +230,14 @@ def _display(exits: Sequence[str], main_process: bool) -> Iterator[Progress]:
         yield _Lines(exits, print_lines=True)
 
 
+def _trained(exits: Sequence[str], record: EpochRecord) -> Sequence[str]:
+    """The exits that a record speaks of: the last in the backbone's phase, the first in heads'."""
+    count = len(record.accuracy)
+    return exits[:count] if record.phase == "heads" else exits[-count:]
+
+
 def _line(record: EpochRecord, exits: Sequence[str]) -> str:
-    # The backbone's phase trains the last exit alone.
-    names = exits[-len(record.accuracy) :]
+    names = _trained(exits, record)
     exits_text = ", ".join(
         f"{name} {percent(value)}" for name, value in zip(names, record.accuracy, strict=True)
     )
@@ -279,7 +311,7 @@ class _Bars:
 def _show(out: Console, output: Path, exits: Sequence[str], log: Sequence[EpochRecord]) -> None:
     last = log[-1]
     rows = table("Accuracy on the calibration split, after the last epoch", "exit", "accuracy")
-    for name, value in zip(exits[-len(last.accuracy) :], last.accuracy, strict=True):
+    for name, value in zip(_trained(exits, last), last.accuracy, strict=True):
         rows.add_row(name, percent(value))
     out.print(rows)
     out.print(f"weights and log are in {output}")

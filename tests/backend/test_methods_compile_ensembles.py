@@ -108,9 +108,6 @@ def test_litert_agrees_with_the_graph(bundle: Bundle) -> None:
 def test_c_agrees_with_the_graph(
     bundle: Bundle, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    if bundle.manifest.name != "e2cm":
-        # A sum of two linear layers is fused as if it were an image.
-        request.applymarker(pytest.mark.xfail(raises=ValueError, strict=True))
     segments = bundle.manifest.segments
     files = [(bundle.path / "segments" / f"{k}.tflite").read_bytes() for k in range(len(segments))]
     chain = ChainInfo("shared", DecisionSpec("margin", ()), (ChainPoint("early", (40, 40, 0)),))

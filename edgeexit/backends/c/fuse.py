@@ -7,7 +7,7 @@ steps that read a buffer count, of whatever segment.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from edgeexit.backends.c.multipliers import swapped
@@ -79,22 +79,30 @@ def _with_function(before: Step, step: Table) -> Step | None:
     return None
 
 
-def fuse_additions(segments: Segments, kept: Collection[int]) -> Segments:
+def fuse_additions(
+    segments: Segments, kept: Collection[int], shapes: Mapping[int, tuple[int, ...]]
+) -> Segments:
     """An addition becomes part of the convolution whose result only it reads.
 
     Of two such convolutions it is the later one, and a convolution moves behind whatever computes
-    the tensor that is added.
+    the tensor that is added. Sums of vectors stay: a linear layer is a convolution too, but the
+    buffer of such a sum is no image.
     """
     readers = _readers(segments)
-    return [_fused(steps, readers, kept) for steps in segments]
+    return [_fused(steps, readers, kept, shapes) for steps in segments]
 
 
-def _fused(steps: Sequence[Step], readers: Counter[int], kept: Collection[int]) -> list[Step]:
+def _fused(
+    steps: Sequence[Step],
+    readers: Counter[int],
+    kept: Collection[int],
+    shapes: Mapping[int, tuple[int, ...]],
+) -> list[Step]:
     result = list(steps)
     for add in steps:
         if not isinstance(add, Add) or len(add.inputs) != 2 or add.inputs[0] == add.inputs[1]:
             continue
-        if not all((*add.strides1, *add.strides2)):
+        if not all((*add.strides1, *add.strides2)) or len(shapes[add.output]) != 4:
             continue
         made = {step.output: place for place, step in enumerate(result)}
         candidates = []

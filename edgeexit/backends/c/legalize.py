@@ -111,7 +111,8 @@ def program_from_chain(models: Sequence[TfliteModel], links: Sequence[Sequence[L
         )
     kept = {chain.input, *logits, *crossing}
     steps = join_functions(chain.segments, kept)
-    steps = fuse_additions(steps, kept)
+    shapes = {number: value.shape for number, value in enumerate(chain.values)}
+    steps = fuse_additions(steps, kept, shapes)
     return _numbered(chain, steps, chain.input, logits)
 
 

@@ -15,31 +15,48 @@ from torch import nn
 
 from edgeexit.errors import ArgumentError
 from edgeexit.nn.attach import attach_exits
-from edgeexit.nn.heads import Convolutional, Head
+from edgeexit.nn.heads import Convolutional, Flattened, Head, Pooled
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import read_weights
 from edgeexit.nn.zoo.resnet import ResNet
+from edgeexit.nn.zoo.vit import VisionTransformer
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A backbone, the shape of its image, and its early exits."""
+    """What makes a backbone of channels, classes and image size; its usual size, its exits."""
 
-    backbone: Callable[[int, int], nn.Module]
+    backbone: Callable[[int, int, tuple[int, int]], nn.Module]
     image_size: tuple[int, int]
     exits: Mapping[str, Head]
 
 
 MODELS: dict[str, Entry] = {
     "resnet8": Entry(
-        backbone=lambda channels, classes: ResNet((1, 1, 1), (16, 32, 64), channels, classes),
+        backbone=lambda channels, classes, _: ResNet((1, 1, 1), (16, 32, 64), channels, classes),
         image_size=(32, 32),
         exits={
             "layer1": Convolutional(channels=(32, 32), stride=4),
             "layer2": Convolutional(channels=(24, 48), stride=4),
         },
+    ),
+    "resnet20": Entry(
+        backbone=lambda channels, classes, _: ResNet((3, 3, 3), (16, 32, 64), channels, classes),
+        image_size=(32, 32),
+        exits={
+            "layer1.1": Flattened(channels=(16, 32), kernels=(2, 3), strides=(4, 2)),
+            "layer2.0": Flattened(channels=(16,), kernels=(3,), strides=(4,)),
+            "layer2.2": Flattened(channels=(16,), kernels=(3,), strides=(4,)),
+        },
+    ),
+    "vit": Entry(
+        backbone=lambda channels, classes, size: VisionTransformer(
+            channels, classes, image_size=size[0]
+        ),
+        image_size=(32, 32),
+        exits={"blocks.1": Pooled(), "blocks.3": Pooled()},
     ),
 }
 
@@ -49,6 +66,7 @@ def create(
     *,
     num_classes: int = 10,
     in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
     pretrained: str | None = None,
 ) -> MultiExitModel:
     """Builds a network of the zoo with its exits.
@@ -57,6 +75,7 @@ def create(
         name: A key of ``MODELS``.
         num_classes: Number of logits at every exit.
         in_channels: Channels of the image.
+        image_size: Height and width of the image; the model's usual one, if None.
         pretrained: Dataset whose shipped weights are loaded, or None for fresh ones.
 
     Raises:
@@ -66,8 +85,10 @@ def create(
     if name not in MODELS:
         raise ArgumentError("unknown model", wanted=", ".join(sorted(MODELS)), given=repr(name))
     entry = MODELS[name]
-    example = torch.zeros(1, in_channels, *entry.image_size)
-    model = attach_exits(entry.backbone(in_channels, num_classes), entry.exits, example=example)
+    size = image_size or entry.image_size
+    backbone = entry.backbone(in_channels, num_classes, size)
+    example = torch.zeros(1, in_channels, *size)
+    model = attach_exits(backbone, entry.exits, example=example)
     if pretrained is not None:
         path = WEIGHTS_FOLDER / f"{name}-{pretrained}.safetensors"
         if not path.is_file():
