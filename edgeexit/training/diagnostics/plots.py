@@ -90,7 +90,7 @@ def draw_numerical_rank(results: Sequence[tuple[str, NumericalRank]]) -> Figure:
     """A line for each model over the layers."""
     first = results[0][1]
     with _style():
-        figure = _figure(1.8 + 0.42 * len(first.layers), 4.2)
+        figure = _figure(max(6.6, 1.8 + 0.42 * len(first.layers)), 4.2)
         panel = figure.subplots()
         for k, (name, result) in enumerate(results):
             _model_line(panel, k, name, result.normalised)
@@ -109,9 +109,10 @@ def draw_numerical_rank(results: Sequence[tuple[str, NumericalRank]]) -> Figure:
         _layers(panel, first.layers)
         panel.set_ylim(0, 1.1)
         panel.set_ylabel("rank / min(samples, features)")
-        panel.set_title(
-            f"Numerical rank of activations: {_of(first)},\n"
-            f"singular values above {first.threshold:g} of the largest"
+        figure.suptitle(
+            f"Numerical rank of activations: singular values above {first.threshold:g} of the "
+            f"largest,\n{_of(first)}",
+            **_TITLE,
         )
         figure.legend(loc="outside lower center", ncols=len(results) + 1, fontsize=8)
     return figure
@@ -121,7 +122,7 @@ def draw_mutual_information(results: Sequence[tuple[str, MutualInformation]]) ->
     """A line for each model over the layers, with the entropy of the label above."""
     first = results[0][1]
     with _style():
-        figure = _figure(1.8 + 0.42 * len(first.layers), 4.2)
+        figure = _figure(max(6.6, 1.8 + 0.42 * len(first.layers)), 4.2)
         panel = figure.subplots()
         panel.axhline(first.label_entropy, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
         panel.annotate(
@@ -147,10 +148,10 @@ def draw_mutual_information(results: Sequence[tuple[str, MutualInformation]]) ->
         _layers(panel, first.layers)
         panel.set_ylim(min(-0.1, 1.1 * float(first.shuffled.min())), 1.15 * first.label_entropy)
         panel.set_ylabel("information, nats")
-        panel.set_title(
-            f"Mutual information of features and label: {_of(first)},\n"
-            f"{first.num_neighbours} nearest neighbours (Ross 2014) in "
-            f"{first.num_components} principal components"
+        figure.suptitle(
+            f"Mutual information of features and label: {first.num_neighbours} nearest neighbours "
+            f"(Ross 2014),\n{first.num_components} principal components, {_of(first)}",
+            **_TITLE,
         )
         figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
