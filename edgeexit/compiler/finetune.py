@@ -90,7 +90,7 @@ def finetune(
     data: Splits,
     *,
     epochs: int,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.05,
     batch_size: int = 128,
     seed: int = 0,
     report: Callable[[str], None] | None = None,
@@ -100,6 +100,10 @@ def finetune(
     Adam moves every number by about the learning rate, whatever its gradient; here the unit is one
     step of the number's grid, so that one rate does for all layers and all networks. (SGD on the
     folded weights themselves diverged on ResNet-8 at a rate of 0.01.)
+
+    Tried on ResNet-8 and CIFAR-10 with ranges out of two samples, one epoch of 10,000: a rate of
+    0.02 wins back 3.6 points of the 7.5 that were lost, 0.1 wins back 5.7. With ranges out of 512
+    nothing is lost, and nothing was won.
 
     The same arguments give the same bits on one machine with one number of threads.
 

@@ -110,7 +110,7 @@ def compile_model(
     if finetune_epochs:
         begin("fine-tune")  # after quantization, whose grids it trains on, and kept if it helps
         tuned = finetune(quantized, data, epochs=finetune_epochs, report=begin.say)
-        tools["fine-tuning"] = f"{finetune_epochs} epochs, {tuned.verdict}"
+        tools["fine-tuning"] = f"epochs={finetune_epochs}, {tuned.verdict}"
         begin.say(f"fine-tune: {tuned.verdict}")
         quantized = tuned.graph
         verify.quantized(quantized)

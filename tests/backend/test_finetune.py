@@ -252,7 +252,7 @@ def test_a_tuned_network_becomes_a_bundle(tmp_path: Path) -> None:
         progress=lambda *line: told.append(line),
     )
     verdict = bundle.manifest.tools["fine-tuning"]
-    assert re.match(r"2 epochs, (kept|no better, dropped); accuracy by exit \d", verdict)
+    assert re.match(r"epochs=2, (kept|no better, dropped); accuracy by exit \d", verdict)
     lines = [line for line in told if line[0].startswith("fine-tune")]
     assert [line[1:] for line in lines] == [(3, 9)] * 4  # as it begins, two epochs, the verdict
     assert lines[-1][0].removeprefix("fine-tune: ") in verdict
