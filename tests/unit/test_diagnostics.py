@@ -709,16 +709,17 @@ def test_the_command(
         assert caught.value.code == code, err
         return out or err
 
-    shown = run("-o", "alone")
-    assert "left out: mode connectivity" in shown
+    shown = run("-o", "out", "--against", name)
     assert "left out: mutual information: the estimator needs" in shown
     assert "share of gradient" in shown
-    run("-o", "alone", code=1)
-    facts = json.loads(run("-o", "alone", "--against", name, "--overwrite", "--json"))
-    assert [entry["model"] for entry in facts["models"]] == [f"{name} 1", f"{name} 2"]
-    assert len(facts["barrier_nats"]) == 2
-    assert Path("alone/mode_connectivity_plane.png").exists()
-    assert "barrier" in run("-o", "pair", "--against", name)
+    assert f"On the line from {name} 1 to {name} 2" in shown
+    assert Path("out/mode_connectivity_plane.png").exists()
+    run("-o", "out", code=1)
+    facts = json.loads(run("-o", "out", "--overwrite", "--json"))
+    assert [entry["model"] for entry in facts["models"]] == [name]
+    assert facts["barrier_nats"] is None
+    assert "no second network" in facts["left_out"]["mode_connectivity"]
+    assert not Path("out/mode_connectivity_plane.png").exists()
     three = ["--against", name] * 3
     assert json.loads(run("-o", "x", *three, "--json", code=1))["error"] == "ArgumentError"
     missing = run("-o", "x", "--against", "absent.safetensors", "--json", code=1)
