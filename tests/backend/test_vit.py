@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from ai_edge_litert import schema_py_generated as schema
 from networks import PREPROCESSING, samples, splits
 
+from edgeexit.backends.c.legalize import program_from_file
 from edgeexit.compiler.pipeline import compile_model
-from edgeexit.errors import ModelError
+from edgeexit.errors import LoweringError, ModelError
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.heads import Pooled
 from edgeexit.nn.model import MultiExitModel, example_logits
@@ -119,6 +120,13 @@ def test_a_session_agrees_with_the_quantized_graph(
         result = session.run((row.astype(np.int16) + 128).astype(np.uint8))
         assert result.exit == wanted
         assert result.label == logits[wanted].argmax()
+
+
+def test_c_for_microcontrollers_names_the_op_that_it_lacks(bundle: Bundle) -> None:
+    content = (bundle.path / "segments" / "0.tflite").read_bytes()
+    with pytest.raises(LoweringError, match="it is not supported") as error:
+        program_from_file(content, "segment 0")
+    assert error.value.given == "BATCH_MATMUL 2"
 
 
 def test_a_fresh_block_passes_on_what_comes_in() -> None:
