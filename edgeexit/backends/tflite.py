@@ -266,19 +266,20 @@ class _Lowering:
             amounts.append((before, min(before, max((out - 1) * step + window - n - before, 0))))
         return self.padded(source, [*amounts, (0, 0)], node.name, fill), _VALID
 
-    def add_weights(self, node: Node, weight: NDArray[Any], axis: int) -> tuple[int, list[int]]:
-        """The weight's tensor, and that of the bias in a list (empty without one)."""
+    def add_weights(self, node: Node, weight: NDArray[Any], axis: int) -> tuple[int, int]:
+        """The weight's tensor, and that of the bias: zeros without one, which LiteRT asks for."""
         dequantize = cast(Node, node.args[1])
         scales = weight_scales(self.module, dequantize).numpy().astype(np.float32)
         name = cast(Node, dequantize.args[0]).name
         kernel = self.add(
             FileTensor(name, weight.shape, scales=tuple(map(float, scales)), axis=axis, data=weight)
         )
-        if len(node.args) < 3 or node.args[2] is None:
-            return kernel, []
+        bias = np.zeros(weight.shape[axis])
+        if len(node.args) > 2 and node.args[2] is not None:
+            bias = self.constant(node.args[2]).astype(np.float64)
         input_scale, _ = parameters_of(cast(Node, node.args[0]))
         bias_scales = np.float64(np.float32(input_scale)) * scales.astype(np.float64)
-        whole = np.rint(self.constant(node.args[2]).astype(np.float64) / bias_scales)
+        whole = np.rint(bias / bias_scales)
         if np.abs(whole).max(initial=0) > np.iinfo(np.int32).max:
             raise LoweringError(
                 "a bias does not fit 32 bits",
@@ -294,7 +295,7 @@ class _Lowering:
             scales=tuple(float(np.float32(s)) for s in bias_scales),
             data=data,
         )
-        return kernel, [self.add(tensor)]
+        return kernel, self.add(tensor)
 
 
 def _activation_code(activation: Node | None) -> int:
@@ -329,13 +330,13 @@ def _conv(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
     }
     if groups > 1 and per_group == 1:
         ordered = weight.transpose(1, 2, 3, 0)
-        inputs = low.add_weights(node, ordered, axis=3)
+        weights = low.add_weights(node, ordered, axis=3)
         common["depthMultiplier"] = num_out // groups
         code, table = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions"
     else:
-        inputs = low.add_weights(node, weight.transpose(_NHWC), axis=0)
+        weights = low.add_weights(node, weight.transpose(_NHWC), axis=0)
         code, table = "CONV_2D", "Conv2DOptions"
-    low.emit(code, [source, inputs[0], *inputs[1]], quantize, table, **common)
+    low.emit(code, [source, *weights], quantize, table, **common)
 
 
 def _linear(low: _Lowering, node: Node, quantize: Node, activation: int) -> None:
@@ -362,7 +363,7 @@ def _linear(low: _Lowering, node: Node, quantize: Node, activation: int) -> None
     options = {"padding": _VALID, "strideH": 1, "strideW": 1, "fusedActivationFunction": activation}
     options |= {"dilationHFactor": 1, "dilationWFactor": 1}
     result = low.add_like(f"{node.name}.out", (1, 1, num_rows, num_out), quantize)
-    inputs = (source, kernel, *bias)
+    inputs = (source, kernel, bias)
     low.ops.append(FileOp("CONV_2D", inputs, (result,), "Conv2DOptions", options))
     sizes = low.add_numbers(f"{node.name}.shape", physical(shape_of(node)))
     low.emit("RESHAPE", [result, sizes], quantize, "ReshapeOptions")

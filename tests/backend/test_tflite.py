@@ -301,6 +301,19 @@ def test_flattened_maps_need_no_transpose() -> None:
     assert np.abs(difference).max() <= 1
 
 
+def test_layers_without_bias() -> None:
+    """LiteRT refuses a convolution without one."""
+    body = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, bias=False),
+        nn.Conv2d(4, 4, 3, groups=4, bias=False),
+        nn.Flatten(),
+        nn.Linear(4 * 5 * 5, 5, bias=False),
+    )
+    names, difference = made_of(body)
+    assert names == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "RESHAPE"]
+    assert np.abs(difference).max() <= 1
+
+
 def test_a_bias_that_does_not_fit_is_an_error() -> None:
     made = pieces("residual")
     changed = copy.deepcopy(made.static.module)

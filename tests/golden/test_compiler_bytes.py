@@ -17,7 +17,7 @@ from edgeexit.backends.tflite import lower
 from edgeexit.compiler.bundle import golden_bytes
 from edgeexit.types import Segment, SegmentSpec, TensorSpec
 
-TFLITE = "8c997bd94d1656a692ebc95fbd8c23c96ec208e7d979b0f449548cd77ae9ca45"
+TFLITE = "ae65806adc8d438324e5ed4423891da1c66ee52f93533cdecb71469a098c7a8e"
 GOLDEN = "92eba39fce5a84a9ef9584fe274f50f49257d1716ac278d36025f9fa670bbe88"
 
 
