@@ -25,8 +25,8 @@ from edgeexit.errors import ArgumentError
     "--data",
     "source",
     metavar="SOURCE",
-    help="Where ranges and thresholds come from: a name, an .npz file or an image folder. Needed "
-    "for everything but a .tflite file.",
+    help="Where ranges and thresholds come from: a name, an .npz file, an image folder or a .toml "
+    "file of a stream. Needed for everything but a .tflite file.",
 )
 @click.option(
     "--output",

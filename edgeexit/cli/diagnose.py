@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 )
 @click.argument("model", metavar="CHECKPOINT")
 @click.option(
-    "--data", "source", required=True, metavar="SOURCE", help="A name, an .npz file or a folder."
+    "--data",
+    "source",
+    required=True,
+    metavar="SOURCE",
+    help="A name, an .npz file, a folder, or a .toml of a stream.",
 )
 @click.option(
     "--output",

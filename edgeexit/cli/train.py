@@ -34,7 +34,11 @@ _STATE = "resume.safetensors"
 )
 @click.argument("model")
 @click.option(
-    "--data", "source", required=True, metavar="SOURCE", help="A name, an .npz file or a folder."
+    "--data",
+    "source",
+    required=True,
+    metavar="SOURCE",
+    help="A name, an .npz file, a folder, or a .toml of a stream.",
 )
 @click.option(
     "--output",
