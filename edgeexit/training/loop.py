@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from edgeexit.data.types import Splits
@@ -202,7 +202,7 @@ class _Run:
                 if config.checkpoint_steps and (done + 1) % config.checkpoint_steps == 0:
                     self._save_within(index, epoch, done + 1, step, state)
         sums = self._all_sums(step.sums)
-        watched = evaluate(self.model, self.watched)
+        part = phase_module(self.model, phase.name)
         return EpochRecord(
             phase=phase.name,
             epoch=epoch,
@@ -212,7 +212,7 @@ class _Run:
             train_accuracy=tuple(
                 round(float(c) / (num_steps * config.batch_size), 6) for c in sums.correct
             ),
-            accuracy=tuple(watched[k] for k in step.exits),
+            accuracy=evaluate(part, self.watched, len(step.exits)),
             seconds=round(time.perf_counter() - start, 3),
         )
 
@@ -287,15 +287,20 @@ class _Stopper:
         return any(better)
 
 
-def evaluate(model: MultiExitModel, samples: DeviceSamples) -> tuple[float, ...]:
+def evaluate(model: nn.Module, samples: DeviceSamples, num_exits: int) -> tuple[float, ...]:
     """Accuracy of every exit on a split, in evaluation mode; the model's mode is restored.
+
+    Args:
+        model: Maps images to the logits of its exits.
+        samples: The split.
+        num_exits: How many exits that are.
 
     Returns:
         One number in [0, 1] for each exit.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    correct = torch.zeros(len(model.exit_names), dtype=torch.int64, device=samples.labels.device)
+    correct = torch.zeros(num_exits, dtype=torch.int64, device=samples.labels.device)
     with torch.no_grad():
         for start in range(0, len(samples.labels), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
