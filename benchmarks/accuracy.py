@@ -1,6 +1,7 @@
-"""What do exits cost in accuracy, and what do they save, on CIFAR-10's 10,000 test images?
+"""What do exits cost in accuracy, and what do they save, on 10,000 test images?
 
-The shipped ResNet-8 is compiled as a user would; its thresholds come from the calibration split.
+The shipped ResNet-8 for CIFAR-10, or what --model and --data name, is compiled as a user would; its
+thresholds come from the calibration split.
 ``*_best_possible`` is the same search run on the test images themselves: the bound that no choice
 of thresholds can beat, reported beside and used for nothing. ``*_std`` are bootstrap standard
 deviations over the test images.
@@ -27,9 +28,11 @@ NUM_RESAMPLES = 200
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--engine", default="litert")
+    parser.add_argument("--model", default="resnet8")
+    parser.add_argument("--data", default="cifar10", help="data set whose weights ship")
     options = parser.parse_args()
-    splits = data.load("cifar10")
-    model = shipped_model()
+    splits = data.load(options.data)
+    model = shipped_model(options.model, splits)
     batches = real_batches(splits.test, splits.preprocessing)
     labels_of = [
         np.stack([logits.argmax(1).numpy() for logits in example_logits(model, batch)], axis=1)
@@ -38,7 +41,7 @@ def main() -> None:
     right = np.concatenate(labels_of) == splits.test.labels[:, None]
     float_accuracy = right.mean(axis=0)
 
-    with compiled_bundle(splits) as bundle:
+    with compiled_bundle(splits, model=options.model) as bundle:
         manifest = bundle.manifest
         logits = engine_logits(bundle, options.engine, splits.test)
         points = manifest.points[ENGINES[options.engine].backend]
@@ -46,7 +49,7 @@ def main() -> None:
     macs = [segment.macs for segment in manifest.segments]
     exit_accuracy = (logits.argmax(axis=2) == labels[:, None]).mean(axis=0)
     figures: dict[str, object] = {
-        "split": f"cifar10/test, {len(labels)} images",
+        "split": f"{options.data}/test, {len(labels)} images",
         "engine": options.engine,
         "tools": manifest.tools,
         "float": {
@@ -92,7 +95,9 @@ def main() -> None:
             ),
         }
     publish(
-        "ResNet-8 on CIFAR-10, int8, thresholds from the calibration split", figures, options.json
+        f"{options.model} on {options.data}, int8, thresholds from the calibration split",
+        figures,
+        options.json,
     )
 
 

@@ -1,4 +1,4 @@
-"""The shipped ResNet-8, compiled for this machine as a user would: what several benchmarks need."""
+"""Shipped networks, compiled for this machine as a user would: what several benchmarks need."""
 
 from __future__ import annotations
 
@@ -24,16 +24,24 @@ from edgeexit.runtime.preprocess import quantize_input
 from edgeexit.runtime.session import Session, all_logits
 
 
-def shipped_model() -> MultiExitModel:
-    """ResNet-8 with the weights for CIFAR-10 that come with the package."""
-    return zoo.create("resnet8", pretrained="cifar10")
+def shipped_model(model: str, splits: Splits) -> MultiExitModel:
+    """A network of the zoo with the weights for a data set that come with the package."""
+    height, width, channels = splits.image_shape
+    return zoo.create(
+        model,
+        num_classes=splits.num_classes,
+        in_channels=channels,
+        image_size=(height, width),
+        pretrained=splits.name,
+    )
 
 
 @contextmanager
-def compiled_bundle(splits: Splits) -> Iterator[Bundle]:
+def compiled_bundle(splits: Splits, *, model: str = "resnet8") -> Iterator[Bundle]:
     """A bundle with both backends, in a folder that goes away."""
     with tempfile.TemporaryDirectory() as folder:
-        yield compile_model(shipped_model(), data=splits, output=Path(folder, "resnet8.eexit"))
+        network = shipped_model(model, splits)
+        yield compile_model(network, data=splits, output=Path(folder, f"{model}.eexit"))
 
 
 def engine_logits(bundle: Bundle, engine: str, samples: Samples) -> NDArray[np.int8]:
@@ -46,7 +54,7 @@ def engine_logits(bundle: Bundle, engine: str, samples: Samples) -> NDArray[np.i
 def pytorch_logits(bundle: Bundle, splits: Splits, samples: Samples) -> NDArray[np.int8]:
     """The same of the quantized graph in PyTorch, from which the bundle was cut."""
     height, width, channels = splits.image_shape
-    exported = canonicalize(export(shipped_model(), (channels, height, width)))
+    exported = canonicalize(export(shipped_model("resnet8", splits), (channels, height, width)))
     graph = quantize(exported, splits.calibration, splits.preprocessing)
     specs = [segment.logits for segment in bundle.manifest.segments]
     batches = []

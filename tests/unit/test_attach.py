@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError
 from edgeexit.nn import heads, zoo
 from edgeexit.nn.attach import attach_exits
+from edgeexit.training.budget import macs_per_sample
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -155,6 +156,16 @@ def test_resnet8_has_the_published_size_and_cheap_heads() -> None:
     norms = 2 * (16 * 3 + 32 * 3 + 64 * 3)
     assert sum(p.numel() for p in model.backbone_parameters()) == kernels + norms + 650
     backbone = 442_368 + 2 * 2_359_296 + (1_179_648 + 2_359_296 + 131_072) * 2 + 640
-    first = 8 * 8 * 9 * 16 * 32 + 4 * 4 * 9 * 32 * 32 + 320
-    second = 4 * 4 * 9 * 32 * 24 + 2 * 2 * 9 * 24 * 48 + 480
-    assert (first + second) / backbone < 0.05
+    first = 8 * 8 * 4 * 16 * 16 + 3 * 3 * 9 * 16 * 32 + 9 * 32 * 10
+    second = 4 * 4 * 9 * 32 * 16 + 16 * 16 * 10
+    macs = macs_per_sample(model, torch.zeros(1, 3, 32, 32))
+    assert macs["backbone"] == 3 * backbone
+    assert macs["everything"] == 3 * (backbone + first + second)
+    assert (first + second) / backbone < 0.016
+
+
+def test_the_zoo_fits_other_images() -> None:
+    for name in zoo.MODELS:
+        model = zoo.create(name, num_classes=7, in_channels=1, image_size=(28, 28))
+        logits = model(torch.zeros(2, 1, 28, 28))
+        assert [tuple(each.shape) for each in logits] == [(2, 7)] * len(model.exit_names)

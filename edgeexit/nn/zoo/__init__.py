@@ -15,7 +15,7 @@ from torch import nn
 
 from edgeexit.errors import ArgumentError
 from edgeexit.nn.attach import attach_exits
-from edgeexit.nn.heads import Convolutional, Flattened, Head, Pooled
+from edgeexit.nn.heads import Flattened, Head, Pooled
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import read_weights
 from edgeexit.nn.zoo.resnet import ResNet
@@ -38,8 +38,8 @@ MODELS: dict[str, Entry] = {
         backbone=lambda channels, classes, _: ResNet((1, 1, 1), (16, 32, 64), channels, classes),
         image_size=(32, 32),
         exits={
-            "layer1": Convolutional(channels=(32, 32), stride=4),
-            "layer2": Convolutional(channels=(24, 48), stride=4),
+            "layer1": Flattened(channels=(16, 32), kernels=(2, 3), strides=(4, 2)),
+            "layer2": Flattened(channels=(16,), kernels=(3,), strides=(4,)),
         },
     ),
     "resnet20": Entry(
