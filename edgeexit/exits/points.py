@@ -1,5 +1,11 @@
 """Operating points: thresholds for a promised accuracy, with what they did and where.
 
+A promise is kept by one standard error: the accuracy lost on the samples at hand, plus the standard
+error of that loss, is at most what was promised. Without it the search, which takes whatever these
+samples allow, would on average lose more on new samples than on those it saw. Source: the
+one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section
+3.4.3, used here for a constraint.
+
 The cost of leaving at exit k is the MACs of segments 0 to k, heads included. Thresholds are chosen
 on the split that is given here, on the logits of the engine that is named: give the calibration
 split, never the test split. ``best_possible_macs_saved`` runs the same search on any split; on the
@@ -8,6 +14,7 @@ test split that is the bound which no choice of thresholds can beat there, and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -33,6 +40,7 @@ def operating_points(
     static_macs: int,
     *,
     drops: Mapping[str, float] = DROPS,
+    num_standard_errors: float = 1.0,
     dataset: str,
     engine: str,
 ) -> tuple[OperatingPoint, ...]:
@@ -45,6 +53,8 @@ def operating_points(
         segment_macs: MACs of each segment, its head included.
         static_macs: MACs of the backbone with the last exit alone.
         drops: Name of a point -> accuracy that it may lose against the last exit.
+        num_standard_errors: Of the loss, which a point stays below its promise; 0 takes the samples
+            for all there are.
         dataset: Where the samples come from, split included.
         engine: Whose logits they are.
 
@@ -66,7 +76,12 @@ def operating_points(
         "static": evaluate_scores(scores, correct, costs, [never] * (num_exits - 1) + [always])
     }
     for name, drop in drops.items():
-        chosen[name] = optimal_thresholds(scores, correct, costs, drop, never=never, always=always)
+        found = optimal_thresholds(scores, correct, costs, drop, never=never, always=always)
+        if num_standard_errors:
+            margin = num_standard_errors * _standard_error(scores, correct, found.thresholds)
+            kept = max(0.0, drop - margin)
+            found = optimal_thresholds(scores, correct, costs, kept, never=never, always=always)
+        chosen[name] = found
     return tuple(
         OperatingPoint(
             name=name,
@@ -138,9 +153,19 @@ def best_possible_macs_saved(
     """
     (_, point) = operating_points(
         logits, labels, decision, segment_macs, static_macs, drops={"best": max_drop},
-        dataset="the samples themselves", engine="any",
+        num_standard_errors=0, dataset="the samples themselves", engine="any",
     )  # fmt: skip
     return point.macs_saved
+
+
+def _standard_error(
+    scores: NDArray[np.int64], correct: NDArray[np.bool_], thresholds: Sequence[int]
+) -> float:
+    """Of the accuracy that thresholds lose against the last exit, over the samples."""
+    taken = (scores <= np.asarray(thresholds)).argmax(axis=1)
+    right = np.take_along_axis(correct, taken[:, None], axis=1)[:, 0]
+    lost = correct[:, -1].astype(np.float64) - right
+    return float(lost.std() / math.sqrt(len(lost)))
 
 
 def _sign(decision: DecisionSpec) -> int:

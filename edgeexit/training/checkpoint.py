@@ -1,7 +1,7 @@
 """What a run leaves on disk.
 
     OUTPUT/
-      resume.safetensors   weights, optimizer state and the log so far, rewritten after every epoch
+      resume.safetensors   weights, optimizer state and the log so far, rewritten at each checkpoint
       phases/              the weights at the end of each phase, such as 0_backbone.safetensors
       weights.safetensors  the weights, when the run is done
       run.json             configuration and log, when the run is done
@@ -73,7 +73,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -56,6 +57,7 @@ def run_training(
 ) -> tuple[EpochRecord, ...]:
     """`edgeexit.training.train` with its options checked: see there."""
     _check_data(model, data)
+    AcceleratorState._reset_state()  # it refuses another precision than a run before had
     accelerator = Accelerator(mixed_precision=config.precision)
     parts = accelerator.num_processes * config.accumulate
     if config.batch_size % parts:

@@ -238,7 +238,6 @@ def test_bfloat16_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert farthest(whole.state_dict(), resumed.state_dict()) == 0
 
 
-@pytest.mark.xfail(raises=ValueError, reason="accelerate keeps one precision for a whole process")
 def test_one_precision_after_another() -> None:
     for precision in ("no", "bf16", "no"):
         train(make_plain(), make_data(), precision=precision, **OPTIONS)
