@@ -6,8 +6,8 @@
       weights.safetensors  the weights, when the run is done
       run.json             configuration and log, when the run is done
 
-The state of a run is one file, so that a kill at any moment leaves the state before or the state
-after an epoch and never half of one: its JSON part travels in the safetensors header.
+The state of a run is one file, so that a kill at any moment leaves one checkpoint or the next and
+never half of one: its JSON part travels in the safetensors header.
 """
 
 from __future__ import annotations
