@@ -26,8 +26,6 @@ from strategies_runs import TABLES, measured_runs, run_all
 from edgeexit.data.cache import default_cache
 from edgeexit.training.checkpoint import write_whole
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def main() -> None:
     parser = arguments(__doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,17 @@ from edgeexit.types import (
 )
 
 ALWAYS = 2**32 - 1
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests that compare bits: two threads add sums up in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeexit.cli.models import load_trained
-from edgeexit.cli.output import emit, json_option, percent, progress, table
+from edgeexit.cli.output import data_option, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -27,13 +27,7 @@ if TYPE_CHECKING:
     "    --data cifar10 -o diagnostics",
 )
 @click.argument("model", metavar="CHECKPOINT")
-@click.option(
-    "--data",
-    "source",
-    required=True,
-    metavar="SOURCE",
-    help="A name, an .npz file, a folder, or a .toml of a stream.",
-)
+@data_option
 @click.option(
     "--output",
     "-o",

@@ -23,6 +23,14 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for programs; errors are JSON too."
 )
 
+data_option = click.option(
+    "--data",
+    "source",
+    required=True,
+    metavar="SOURCE",
+    help="A name, an .npz file, a folder, or a .toml of a stream.",
+)
+
 
 def emit(value: object, *, as_json: bool, show: Callable[[Console], None]) -> None:
     """Prints ``value`` as JSON, or calls ``show`` with a console for people."""

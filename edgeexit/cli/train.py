@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeexit.cli.models import ModelName, build_model, write_description
-from edgeexit.cli.output import console, emit, json_option, percent, progress, table
+from edgeexit.cli.output import console, data_option, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ _STATE = "resume.safetensors"
     "  torchrun --nproc-per-node 2 -m edgeexit train resnet8 --data cifar10 --output runs/r8",
 )
 @click.argument("model")
-@click.option(
-    "--data",
-    "source",
-    required=True,
-    metavar="SOURCE",
-    help="A name, an .npz file, a folder, or a .toml of a stream.",
-)
+@data_option
 @click.option(
     "--output",
     "-o",

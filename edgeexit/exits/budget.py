@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +84,12 @@ def best_within_budget(
     if problem.num_free == 1:
         best = min(best, _best_single(problem, limit) or best, key=_preference)
     elif problem.num_free >= 2:
-        pairs = list(combinations(range(problem.num_free), 2))
-        improved = True
-        while improved:
-            improved = False
-            for first, second in pairs:
-                found = _best_pair(problem, limit, best, first, second)
-                if _preference(found) < _preference(best):
-                    best, improved = found, len(pairs) > 1
+        best = sweep.by_pairs(
+            problem.num_free,
+            best,
+            lambda found, first, second: _best_pair(problem, limit, found, first, second),
+            _preference,
+        )
     return sweep.chosen(problem, best)
 
 

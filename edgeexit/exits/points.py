@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import ArgumentError
 from edgeexit.exits.search import evaluate as evaluate_scores
 from edgeexit.exits.search import optimal_thresholds
-from edgeexit.exits.sweep import Chosen
+from edgeexit.exits.sweep import Chosen, exits_of, problem_of
 from edgeexit.runtime.decision import RULES, batch_scores, check_thresholds
 from edgeexit.types import DecisionSpec, OperatingPoint
 
@@ -78,7 +78,7 @@ def operating_points(
     for name, drop in drops.items():
         found = optimal_thresholds(scores, correct, costs, drop, never=never, always=always)
         if num_standard_errors:
-            margin = num_standard_errors * _standard_error(scores, correct, found.thresholds)
+            margin = num_standard_errors * _standard_error(scores, correct, costs, found.thresholds)
             kept = max(0.0, drop - margin)
             found = optimal_thresholds(scores, correct, costs, kept, never=never, always=always)
         chosen[name] = found
@@ -159,12 +159,15 @@ def best_possible_macs_saved(
 
 
 def _standard_error(
-    scores: NDArray[np.int64], correct: NDArray[np.bool_], thresholds: Sequence[int]
+    scores: NDArray[np.int64],
+    correct: NDArray[np.bool_],
+    costs: NDArray[np.float64],
+    thresholds: Sequence[int],
 ) -> float:
     """Of the accuracy that thresholds lose against the last exit, over the samples."""
-    taken = (scores <= np.asarray(thresholds)).argmax(axis=1)
-    right = np.take_along_axis(correct, taken[:, None], axis=1)[:, 0]
-    lost = correct[:, -1].astype(np.float64) - right
+    problem = problem_of(scores, correct, costs)
+    taken = exits_of(problem, tuple(thresholds[:-1]))
+    lost = problem.correct[:, -1] - problem.correct[np.arange(len(taken)), taken]
     return float(lost.std() / math.sqrt(len(lost)))
 
 

@@ -23,7 +23,6 @@ for a promised cost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,14 +76,12 @@ def optimal_thresholds(
     if problem.num_free == 1:
         best = min(best, _best_single(problem, required), key=_preference)
     elif problem.num_free >= 2:
-        pairs = list(combinations(range(problem.num_free), 2))
-        improved = True
-        while improved:
-            improved = False
-            for first, second in pairs:
-                found = _best_pair(problem, required, best, first, second)
-                if _preference(found) < _preference(best):
-                    best, improved = found, len(pairs) > 1
+        best = sweep.by_pairs(
+            problem.num_free,
+            best,
+            lambda found, first, second: _best_pair(problem, required, found, first, second),
+            _preference,
+        )
     return sweep.chosen(problem, best)
 
 

@@ -13,8 +13,9 @@ costs whatever order they were summed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +140,31 @@ def chosen(problem: Problem, candidate: Candidate) -> Chosen:
         tuple((counts / len(exits)).tolist()),
         candidate.total_cost / len(exits),
     )
+
+
+def by_pairs(
+    num_free: int,
+    best: Candidate,
+    best_pair: Callable[[Candidate, int, int], Candidate],
+    preference: Callable[[Candidate], tuple[object, ...]],
+) -> Candidate:
+    """Coordinate descent: the best pair with the others fixed, until no pair improves.
+
+    Args:
+        num_free: Number of free thresholds, at least two.
+        best: Where to start.
+        best_pair: The best change of two thresholds of a candidate.
+        preference: What is smaller is preferred.
+    """
+    pairs = list(combinations(range(num_free), 2))
+    improved = True
+    while improved:
+        improved = False
+        for first, second in pairs:
+            found = best_pair(best, first, second)
+            if preference(found) < preference(best):
+                best, improved = found, len(pairs) > 1
+    return best
 
 
 def sweep_single(

@@ -7,6 +7,7 @@ constants, so that it becomes ops of the segments: earlier logits or states cros
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from edgeexit.nn.heads import Pooled
 
 
-class Combination(nn.Module):
+class Combination(nn.Module, abc.ABC):
     """Logits of every exit -> those that the network answers with."""
 
+    @abc.abstractmethod
     def forward(self, features: Sequence[Tensor], logits: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Combines the exits.
 
@@ -29,7 +31,6 @@ class Combination(nn.Module):
         Returns:
             As many logits as there were, and in training mode whatever else a loss asks for.
         """
-        raise NotImplementedError
 
 
 class CascadedEnsemble(Combination):

@@ -247,9 +247,10 @@ class _Run:
         """What ``run.json`` says: the configuration, what was planned and spent, and the log."""
         sample = [phase.num_steps * self.config.batch_size for phase in self.plan]
         planned = [count * self.macs[p.name] for count, p in zip(sample, self.plan, strict=True)]
-        spent = 0
+        spent, remaining, phase = 0, iter(self.plan), self.plan[0]
         for record in log:
-            phase = next(p for p in self.plan if p.name == record.phase)
+            if record.epoch == 0:  # a strategy may have a phase twice, so its name does not tell
+                phase = next(remaining)
             steps = min(self.steps, phase.num_steps - record.epoch * self.steps)
             spent += steps * self.config.batch_size * self.macs[phase.name]
         return {

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from test_search import random_case
 
 from edgeexit.errors import ArgumentError
 from edgeexit.exits.budget import best_within_budget
@@ -34,15 +35,6 @@ def brute_force(
             key = (num_wrong, total, thresholds)
             best = key if best is None else min(best, key)
     return best
-
-
-def random_case(seed: int, num_exits: int, distinct: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    num_samples = int(rng.integers(1, 13))
-    scores = rng.integers(1, distinct + 1, (num_samples, num_exits))
-    easy = rng.random((num_samples, 1))
-    correct = rng.random((num_samples, num_exits)) < np.linspace(0.4, 0.9, num_exits) + easy - 0.5
-    return scores, correct
 
 
 @pytest.mark.parametrize("budget", [3.5, 4.0, 6.2, 8.0, 11.0, 13.0, None])

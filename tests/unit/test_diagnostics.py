@@ -7,7 +7,6 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_training import make_data, make_model
 from torch import Tensor, nn
 
 from edgeexit.cli.app import main
 from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
 from edgeexit.errors import ArgumentError, CheckpointError, DataError, ModelError, StorageError
-from edgeexit.nn import heads
-from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import weights_bytes
-from edgeexit.nn.zoo.resnet import ResNet
 from edgeexit.training.diagnostics import Settings, diagnose, diagnose_run, with_weights
 from edgeexit.training.diagnostics.collusion import collusion
 from edgeexit.training.diagnostics.confidence import confidence
@@ -63,19 +60,7 @@ TINY = Settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def network(seed: int = 0) -> MultiExitModel:
-    torch.manual_seed(seed)
-    backbone = ResNet((1, 1, 1), (4, 4, 4), in_channels=3, num_classes=3)
-    at = {"layer1": heads.Pooled(), "layer2": heads.Pooled()}
-    return attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def splits(count: int = 48) -> Splits:
@@ -89,7 +74,7 @@ def splits(count: int = 48) -> Splits:
 
 
 def sample(count: int = 30) -> Sample:
-    data = splits()
+    data = make_data(augmented=False)
     return draw_sample(data.train, data.preprocessing, split="train", num_samples=count, seed=0)
 
 
@@ -130,7 +115,7 @@ def test_a_sample_is_preprocessed_and_the_same_for_one_seed() -> None:
 
 
 def test_logits_are_those_of_evaluation_and_the_mode_comes_back() -> None:
-    model = network().train()
+    model = make_model().train()
     model.backbone.eval()
     before = state(model)
     found = logits_of(model, sample(), batch_size=7)
@@ -174,7 +159,7 @@ def test_shares_by_hand(c: float, shares: tuple[float, ...], whole: tuple[float,
 
 @pytest.mark.parametrize("mode", ["evaluation", "training"])
 def test_shares_sum_to_one_and_the_network_stays_as_it_was(mode: Any) -> None:
-    model = network().train()
+    model = make_model().train()
     model.backbone.eval().requires_grad_(False)
     before = state(model)
     found = gradient_dominance(model, sample(), mode=mode, batch_size=8)
@@ -193,7 +178,7 @@ def test_shares_sum_to_one_and_the_network_stays_as_it_was(mode: Any) -> None:
 
 
 def test_the_gradient_is_that_of_the_whole_sample() -> None:
-    model, given = network().eval(), sample()
+    model, given = make_model().eval(), sample()
     loss = F.cross_entropy(model(given.images)[0], given.labels)
     weight = model.backbone.get_submodule("stem.0").weight
     (wanted,) = torch.autograd.grad(loss, [weight])
@@ -205,7 +190,7 @@ def test_the_gradient_is_that_of_the_whole_sample() -> None:
 
 @pytest.mark.parametrize("mode", ["evaluation", "training"])
 def test_exits_that_are_combined(mode: Any) -> None:
-    plain, cascaded = network(), network()
+    plain, cascaded = make_model(), make_model()
     create("ztw").rebuild(cascaded)
     combine = cascaded.combine
     wanted = gradient_dominance(plain, sample(), mode=mode)
@@ -214,7 +199,7 @@ def test_exits_that_are_combined(mode: Any) -> None:
     np.testing.assert_allclose(found.backbone, wanted.backbone, rtol=1e-5)
     assert (found.answers, wanted.answers) == ("heads", "network")
     assert cascaded.combine is combine
-    merged = network()
+    merged = make_model()
     create("gpf").rebuild(merged)
     assert gradient_dominance(merged, sample(), mode=mode).answers == "network"
 
@@ -265,7 +250,7 @@ def test_barrier_between_two_signs_of_one_function() -> None:
 
 
 def test_statistics_are_collected_anew_and_the_networks_stay_as_they_were() -> None:
-    first, second = network(0).train(), network(1)
+    first, second = make_model(0).train(), make_model(1)
     before = state(first), state(second)
     given = sample()
     found = line(first, second, given, given, num_points=3, batch_size=30)
@@ -308,7 +293,7 @@ def test_a_plane_through_three_points_by_hand() -> None:
 
 
 def test_a_plane_of_two_points_takes_a_random_direction() -> None:
-    first, second = network(0), network(1)
+    first, second = make_model(0), make_model(1)
     found = plane(first, second, sample(), sample(), num_points=3, batch_size=30)
     assert found.direction == "random"
     assert found.points.tolist() == [[0, 0], [1, 0]]
@@ -341,7 +326,7 @@ def test_networks_between_which_there_is_no_line_or_plane() -> None:
 
 
 def test_layers_of_a_residual_network() -> None:
-    layers = find_layers(network(), sample(1).images)
+    layers = find_layers(make_model(), sample(1).images)
     assert [layer.name for layer in layers] == [
         *("stem", "into layer1.0.conv2", "layer1", "into layer2.0.conv2", "layer2"),
         *("into layer3.0.conv2", "layer3", "pool", "fc"),
@@ -477,7 +462,7 @@ def test_principal_components() -> None:
 
 
 def test_information_in_a_network() -> None:
-    found = mutual_information(network(), sample(48), num_components=4)
+    found = mutual_information(make_model(), sample(48), num_components=4)
     assert found.label_entropy == pytest.approx(math.log(3))
     assert found.layers[0] == "stem"
     # The colour tells the class: every layer that keeps it knows it.
@@ -485,13 +470,13 @@ def test_information_in_a_network() -> None:
     assert abs(found.shuffled).max() < 0.4
     assert ((found.explained > 0) & (found.explained <= 1 + 1e-9)).all()
     # What each exit knows: the entropy of three equal classes minus its cross-entropy.
-    logits = network().eval()(sample(48).images)
+    logits = make_model().eval()(sample(48).images)
     losses = [float(F.cross_entropy(z.detach(), sample(48).labels)) for z in logits]
     bounds = dict(zip(found.layers, found.lower_bound, strict=True))
     wanted = [math.log(3) - loss for loss in losses]
     assert [bounds[name] for name in ("layer1", "layer2", "fc")] == pytest.approx(wanted, rel=1e-4)
     assert np.isnan(bounds["stem"])
-    combined = network()
+    combined = make_model()
     create("gpf").rebuild(combined)
     assert np.isnan(mutual_information(combined, sample(48)).lower_bound).all()
 
@@ -570,11 +555,11 @@ def test_collusion_of_answers_by_hand() -> None:
 
 def test_diagnose_writes_a_plot_and_a_table_for_each(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    models = [network(seed) for seed in range(3)]
+    models = [make_model(seed) for seed in range(3)]
     before = [state(model) for model in models]
     found = diagnose(
         models[0],
-        splits(),
+        make_data(augmented=False),
         tmp_path / "out",
         other=models[1],
         third=models[2],
@@ -604,13 +589,13 @@ def test_diagnose_writes_a_plot_and_a_table_for_each(tmp_path: Path) -> None:
     assert ("mode connectivity: line", 3, 3) in told
     assert told[-1][0] == "draw the plots"
     with pytest.raises(StorageError):
-        diagnose(models[0], splits(), tmp_path / "out", settings=TINY)
+        diagnose(models[0], make_data(augmented=False), tmp_path / "out", settings=TINY)
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
-        found = diagnose(network(), splits(), folder, settings=TINY)
+        found = diagnose(make_model(), make_data(augmented=False), folder, settings=TINY)
     assert found.line is None
     assert "no second network" in found.left_out["mode_connectivity"]
     for name in found.files:
@@ -619,9 +604,9 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_diagnose_complains_first(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="needs a second"):
-        diagnose(network(), splits(), tmp_path / "out", third=network(1))
+        diagnose(make_model(), make_data(augmented=False), tmp_path / "out", third=make_model(1))
     with pytest.raises(ArgumentError, match="not of one kind"):
-        diagnose(network(), splits(), tmp_path / "out", other=linear([[1.0]]))
+        diagnose(make_model(), make_data(augmented=False), tmp_path / "out", other=linear([[1.0]]))
     for options in ({"num_samples": 0}, {"num_line_points": 1}, {"rank_threshold": 1.0}):
         with pytest.raises(ArgumentError, match=f"{next(iter(options))}="):
             Settings(**options)  # type: ignore[arg-type]
@@ -633,26 +618,28 @@ def test_diagnose_complains_first(tmp_path: Path) -> None:
 def test_a_run_is_diagnosed_by_the_ends_of_its_phases(tmp_path: Path) -> None:
     phases = tmp_path / "phases"
     phases.mkdir()
-    trained = network(1)
+    trained = make_model(1)
 
     def end(name: str, model: nn.Module) -> None:
         (phases / f"{name}.safetensors").write_bytes(weights_bytes(model))
 
     assert phase_ends(tmp_path, trained)[0] == {}
-    end("0_backbone", network(0))
+    end("0_backbone", make_model(0))
     assert "the ends of 1 phases" in str(phase_ends(tmp_path, trained)[1])
     end("1_everything", trained)
     networks, reason = phase_ends(tmp_path, trained)
     assert (list(networks), reason) == (["1_everything", "0_backbone"], None)
-    assert same(state(networks["0_backbone"]), state(network(0)))
+    assert same(state(networks["0_backbone"]), state(make_model(0)))
     for number in (2, 10):
-        end(f"{number}_heads", network(number))
+        end(f"{number}_heads", make_model(number))
     assert list(phase_ends(tmp_path, trained)[0]) == ["10_heads", "2_heads", "1_everything"]
     end("2_heads", trained)
     assert "the same weights" in str(phase_ends(tmp_path, trained)[1])
     end("2_heads", linear([[1.0]]))
     assert "another network" in str(phase_ends(tmp_path, trained)[1])
-    found = diagnose_run(tmp_path, trained, splits(), tmp_path / "out", settings=TINY)
+    found = diagnose_run(
+        tmp_path, trained, make_data(augmented=False), tmp_path / "out", settings=TINY
+    )
     assert found.diagnoses[0].model == tmp_path.name
     assert "another network" in found.left_out["mode_connectivity"]
 
@@ -661,7 +648,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(weights_bytes(linear([[1.0]])))
     with pytest.raises(CheckpointError, match="another network"):
-        with_weights(network(), path)
+        with_weights(make_model(), path)
 
 
 def test_what_does_not_exist_is_empty_in_csv_and_null_in_json() -> None:

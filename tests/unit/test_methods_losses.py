@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_training import make_model
 from torch import Tensor, nn
 
 from edgeexit.errors import ArgumentError, ModelError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.nn.zoo.resnet import ResNet
 from edgeexit.training.methods import Method, Step, create
 from edgeexit.training.modes import phase_module, set_modes, trained_exits
 from edgeexit.training.strategies import PhaseName
@@ -32,21 +32,7 @@ METHODS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added up in another order by two threads, and bits are compared here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def make_model(seed: int = 0) -> MultiExitModel:
-    """Three exits, of which two are early, and three classes."""
-    torch.manual_seed(seed)
-    backbone = ResNet((1, 1, 1), (4, 4, 4), in_channels=3, num_classes=3)
-    at = {"layer1": heads.Pooled(), "layer2": heads.Pooled()}
-    return attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_batch() -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,13 +50,7 @@ METHODS = [
 PHASES: tuple[PhaseName, ...] = ("backbone", "everything", "heads")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added up in another order by two threads, and bits are compared here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(seed: int = 0, blocks: tuple[int, int, int] = (3, 2, 2)) -> MultiExitModel:

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tiny_training import make_data, make_model
 
-from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
+from edgeexit.data.types import Augmentation, Splits
 from edgeexit.errors import ArgumentError, CheckpointError, DataError, EdgeExitError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
@@ -26,38 +25,7 @@ from edgeexit.training.mixup import mixed_up
 from edgeexit.training.schedule import learning_rate
 from edgeexit.training.strategies import phases, shares
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added up in another order by two threads, and bits are compared here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def make_model(seed: int = 0) -> MultiExitModel:
-    torch.manual_seed(seed)
-    backbone = ResNet((1, 1, 1), (8, 8, 8), in_channels=3, num_classes=3)
-    at = {"layer1": heads.Pooled(), "layer2": heads.Pooled()}
-    return attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
-
-
-def make_data(count: int = 48) -> Splits:
-    rng = np.random.default_rng(0)
-    labels = np.arange(count, dtype=np.int64) % 3
-    images = rng.integers(0, 90, (count, 8, 8, 3)).astype(np.uint8)
-    images[..., 0] += (labels * 80)[:, None, None].astype(np.uint8)
-    samples = Samples(images, labels)
-    return Splits(
-        "three-colours",
-        samples,
-        samples,
-        samples,
-        ("a", "b", "c"),
-        Preprocessing((128.0,), (1 / 128,)),
-        Augmentation(1, True),
-    )
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 SHORT = {"epochs": 4, "backbone_share": 0.5, "batch_size": 16, "learning_rate": 0.1}
@@ -126,6 +94,15 @@ def test_a_budget_of_macs_is_spent(tmp_path: Path) -> None:
     full = 4 * 3 * 16 * macs["everything"]  # epochs, batches, samples
     assert run["spent_macs"] == run["budget_macs"]
     assert 0 <= full - run["budget_macs"] < 16 * (macs["backbone"] + macs["heads"])
+
+
+def test_a_phase_may_come_twice(tmp_path: Path) -> None:
+    """What was spent is counted by phase; their epochs alone do not tell two of a name apart."""
+    strategy = "backbone=0.25,heads=0.25,backbone=0.5"
+    train(make_model(), make_data(), output=tmp_path, **{**SHORT, "strategy": strategy})
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert [phase["num_steps"] for phase in run["phases"]] == [3, 3, 6]
+    assert run["spent_macs"] == run["budget_macs"]
 
 
 def test_mixup_blends_with_the_neighbour() -> None:
@@ -222,7 +199,7 @@ def test_a_run_that_is_cut_short_resumes_to_the_same_bits(
 def test_kill_minus_nine_resumes_to_the_same_bits(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}\n"
         "from test_training import *\n"
         "import os, signal\n"
         "class Kill:\n"
@@ -319,7 +296,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}\n"
         "from test_training import *\n"
         f"train(make_model(), make_data(), output=Path({str(tmp_path)!r}), **SHORT)\n"
         "import torch.distributed as dist; dist.destroy_process_group()\n"

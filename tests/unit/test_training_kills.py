@@ -33,7 +33,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_training import make_data, make_model
+from tiny_training import make_data, make_model
 from torch.optim import SGD
 
 from edgeexit.training import EpochRecord, train
@@ -49,6 +49,12 @@ OPTIONS = {
     "mixup": 0.2,
 }
 NUM_KILLS = 20
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+    "PYTHONPATH": str(Path(__file__).parents[1]),  # where pytest finds tiny_training
+}
 
 
 class Events:
@@ -145,7 +151,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            env={**os.environ, **ENVIRONMENT},
         )
 
     def __call__(self, folder: Path, **request: object) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from test_training import make_data, make_model
+from tiny_training import make_data, make_model
 from torch import Tensor, nn
 
 from edgeexit.errors import ArgumentError
@@ -44,6 +44,12 @@ CUT_AFTER = (1, 2, 5)
 """Epochs before the one that is cut: one in each phase."""
 BFLOAT16 = 0.05
 """Relative difference of a loss: 8 bits of mantissa, 0.4 % in each operation."""
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+    "PYTHONPATH": str(Path(__file__).parents[1]),  # where pytest finds tiny_training
+}
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +131,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*command, "--nproc-per-node", "2", __file__, str(folder)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, **ENVIRONMENT},
     )
     assert done.returncode == 0, done.stderr
     for name, make in MODELS.items():

@@ -5,22 +5,19 @@ from __future__ import annotations
 import io
 import math
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_training import make_model
 from torch import Tensor
 
 from edgeexit.data import Samples, StreamedSource, StreamedSplit, load
 from edgeexit.data.types import Augmentation, Splits
 from edgeexit.errors import DataError
-from edgeexit.nn import heads
-from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.nn.zoo.resnet import ResNet
 from edgeexit.training import train
 from edgeexit.training.batches import augmented, epoch_order, training_samples
 
@@ -29,13 +26,7 @@ image_module = pytest.importorskip("PIL.Image", reason="pip install 'edgeexit[im
 NUM_TRAIN, PER_SHARD = 48, 12
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added up in another order by two threads, and bits are compared here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_shard(path: Path, numbers: range) -> None:
@@ -71,13 +62,6 @@ def data(tmp_path: Path) -> Splits:
         folder=tmp_path,
     )
     return load(source, cache=tmp_path / "cache")
-
-
-def make_model(seed: int = 0) -> MultiExitModel:
-    torch.manual_seed(seed)
-    backbone = ResNet((1, 1, 1), (8, 8, 8), in_channels=3, num_classes=3)
-    at = {"layer1": heads.Pooled(), "layer2": heads.Pooled()}
-    return attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
 
 
 SHORT = {"epochs": 4, "backbone_share": 0.5, "batch_size": 16, "learning_rate": 0.1}
