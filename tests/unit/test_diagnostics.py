@@ -28,6 +28,7 @@ from edgeexit.training.diagnostics.confidence import confidence
 from edgeexit.training.diagnostics.gradient_dominance import gradient_dominance
 from edgeexit.training.diagnostics.layers import collect, find_layers, pooled
 from edgeexit.training.diagnostics.mode_connectivity import (
+    Plane,
     _filter_normalised,
     barrier,
     collect_statistics,
@@ -45,6 +46,7 @@ from edgeexit.training.diagnostics.numerical_rank import (
     rank_of,
 )
 from edgeexit.training.diagnostics.overthinking import overthinking
+from edgeexit.training.diagnostics.plots import draw_plane, svg_of
 from edgeexit.training.diagnostics.run import phase_ends
 from edgeexit.training.diagnostics.sample import Sample, draw_sample, log_softmax, logits_of
 from edgeexit.training.diagnostics.write import csv_of, json_of
@@ -590,6 +592,25 @@ def test_diagnose_writes_a_plot_and_a_table_for_each(tmp_path: Path) -> None:
     assert told[-1][0] == "draw the plots"
     with pytest.raises(StorageError):
         diagnose(models[0], make_data(augmented=False), tmp_path / "out", settings=TINY)
+
+
+def test_a_loss_of_zero_can_be_drawn() -> None:
+    """A network that is sure and right everywhere; a warning would be an error here."""
+    loss = np.array([[0.0, 0.5, 1.0], [0.1, 0.7, 2.0], [0.2, 0.9, 4.0]])[..., None]
+    plane = Plane(
+        exits=("final",),
+        x=np.arange(3.0),
+        y=np.arange(3.0),
+        loss=loss,
+        accuracy=np.ones((3, 3, 1)),
+        points=np.array([[0.0, 0.0], [1.0, 0.0]]),
+        direction="random",
+        distance=1.0,
+        split="calibration",
+        num_samples=10,
+        num_statistics=10,
+    )
+    assert svg_of(draw_plane(plane, ("a", "b"))).startswith(b"<?xml")
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -460,6 +460,7 @@ def _contours(
     from matplotlib.patheffects import withStroke
 
     norm = LogNorm(levels[0], levels[-1])
+    values = np.maximum(values, np.finfo(np.float64).tiny)  # a loss may be zero, which has no log
     image = panel.contourf(
         result.x, result.y, values, levels, norm=norm, cmap="YlGnBu_r", extend="both"
     )
