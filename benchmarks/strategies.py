@@ -30,7 +30,7 @@ from edgeexit.training.checkpoint import write_whole
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--table", choices=sorted(TABLES), default="small")
-    parser.add_argument("--quick", action="store_true", help="four rows of three epochs: 10 minutes")
+    parser.add_argument("--quick", action="store_true", help="four rows of three epochs")
     parser.add_argument("--runs", type=Path, help="folder of the trainings; default: in the cache")
     parser.add_argument("--results", type=Path, help="folder of the rows; default: in --runs")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
