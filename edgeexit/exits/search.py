@@ -147,8 +147,9 @@ def _best_pair(
             break
         if pair.correct_bound[index] < required:
             continue
-        picked = _pick(*pair.row(index), required)
-        if picked is not None:
+        total_cost, num_correct = pair.row(index)
+        picked = _pick(total_cost, num_correct, required)
+        if picked is not None and total_cost[picked] <= found.total_cost + tolerance:
             candidate = sweep.evaluate(problem, pair.thresholds(index, picked))
             found = min(found, candidate, key=_preference)
     return found
