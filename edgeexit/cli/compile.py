@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeexit.cli.inspect import facts_of, show_bundle
-from edgeexit.cli.models import load_trained, trained_rule
+from edgeexit.cli.models import load_trained, trained_core, trained_rule
 from edgeexit.cli.output import emit, json_option, progress
 from edgeexit.errors import ArgumentError
 
@@ -65,6 +65,12 @@ from edgeexit.errors import ArgumentError
     "which is mostly confidence.",
 )
 @click.option(
+    "--core",
+    is_flag=True,
+    help="Compile the low-rank core that training with --method partially_masked left inside the "
+    "network, as a smaller network of its own.",
+)
+@click.option(
     "--finetune-epochs",
     type=click.IntRange(min=0),
     default=0,
@@ -92,6 +98,7 @@ def command(
     delegate: str | None,
     max_accuracy_drop: float,
     rule: str | None,
+    core: bool,
     finetune_epochs: int,
     cmsis_nn: Path | None,
     name: str | None,
@@ -124,6 +131,7 @@ def command(
                 delegate=delegate,
                 finetune_epochs=finetune_epochs,
                 rule=rule,
+                core=core,
             )
             from edgeexit.compiler.from_tflite import compile_tflite
 
@@ -146,6 +154,9 @@ def command(
                 in_channels=splits.image_shape[2],
                 image_size=splits.image_shape[:2],
             )
+            if core:
+                report("split the core off", 0, 0)
+                network = trained_core(model, network, splits)
             bundle = compile_model(
                 network,
                 data=splits,
@@ -166,6 +177,7 @@ def _refuse_options(**given: object) -> None:
         if value:
             raise ArgumentError(
                 "a .tflite file is compiled as it is",
-                wanted="no --data, --weights, --backend, --delegate, --rule or --finetune-epochs",
+                wanted="no --data, --weights, --backend, --delegate, --rule, --core or "
+                "--finetune-epochs",
                 given=f"{name}={value!r}",
             )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edgeexit.errors import ArgumentError, CheckpointError, EdgeExitError, ModelError
 
 if TYPE_CHECKING:
+    from edgeexit.data.types import Splits
     from edgeexit.nn.model import MultiExitModel
 
 _DESCRIPTION = "model.json"
@@ -103,6 +104,46 @@ def load_trained(
     create(description.method, description.method_options).rebuild(model)
     load_checkpoint(folder, model)
     return model
+
+
+def trained_core(name_or_folder: str, whole: MultiExitModel, splits: Splits) -> MultiExitModel:
+    """The low-rank core that a run of ``partially_masked`` trained, as a network of its own.
+
+    Args:
+        name_or_folder: Where ``whole`` comes from.
+        whole: The network that the run trained; it is left as it is.
+        splits: The run's data: batch-norm statistics of the core come from the training split.
+
+    Raises:
+        ArgumentError: The network is not of such a run.
+        CheckpointError: The folder is not one that ``edgeexit train`` filled.
+    """
+    import torch
+
+    from edgeexit.training.batches import training_samples
+    from edgeexit.training.methods import create
+    from edgeexit.training.methods.partially_masked import PartiallyMasked, split_core
+
+    folder = Path(name_or_folder)
+    description = _read_description(folder / _DESCRIPTION) if folder.is_dir() else None
+    method = create(description.method, description.method_options) if description else None
+    if not isinstance(method, PartiallyMasked):
+        raise ArgumentError(
+            "there is no core to split off",
+            wanted="a folder that edgeexit train --method partially_masked filled",
+            given=name_or_folder + (f", trained with {description.method}" if description else ""),
+            hint="leave --core out to compile the whole network",
+        )
+    batch = 500
+    samples = training_samples(
+        splits.train,
+        splits.preprocessing,
+        torch.device("cpu"),
+        batch_size=batch,
+        rank=0,
+        world=1,
+    )
+    return split_core(whole, method.rank_share, lambda: samples.unaugmented(batch))
 
 
 def trained_rule(name_or_folder: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from networks import samples, splits
 from torch import nn
 from torch.optim import SGD
 
+from edgeexit.cli.app import main
 from edgeexit.compiler.pipeline import compile_model
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
@@ -119,6 +121,34 @@ def test_a_core_runs_in_int8_with_fewer_operations(tmp_path: Path) -> None:
     assert macs[1] == bundle.manifest.static_macs
     # A block's convolution from 8 to 8 channels has 2 (72 + 8) products a position, not 72 x 8.
     assert macs[1] < 0.35 * macs[0]
+
+
+def test_the_command_splits_a_core_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (120, 16, 16, 3), dtype=np.uint8)
+    data = tmp_path / "noise.npz"
+    np.savez(data, images=images, labels=np.arange(120) % 3)
+
+    def run(*words: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main([*words, "--data", str(data)])
+        out, err = capsys.readouterr()
+        assert caught.value.code == code, err
+        return out if code == 0 else err
+
+    masked, plain = str(tmp_path / "masked"), str(tmp_path / "plain")
+    train = ("train", "resnet8", "--strategy", "joint", "--epochs", "1", "--batch-size", "16", "-o")
+    method = ("--method", "partially_masked", "--method-option", "rank_share=0.2")
+    run(*train, masked, *method)
+    run(*train, plain)
+    compile_words = ("compile", masked, "--backend", "tflite", "--json", "-o")
+    whole = json.loads(run(*compile_words, str(tmp_path / "whole.eexit")))
+    core = json.loads(run(*compile_words, str(tmp_path / "core.eexit"), "--core"))
+    assert core["static_macs"] < 0.6 * whole["static_macs"]
+    for refused in (plain, "resnet8"):
+        given = run("compile", refused, "-o", str(tmp_path / "no.eexit"), "--core", code=1)
+        assert "there is no core to split off" in given
+        assert "partially_masked" in given
 
 
 def static_macs(model: MultiExitModel) -> int:

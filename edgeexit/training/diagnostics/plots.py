@@ -244,6 +244,9 @@ def draw_collusion(results: Sequence[tuple[str, Sequence[Collusion]]]) -> Figure
     with _style():
         figure = _figure(5.4 + 1.7 * num_exits, 0.6 + (1.5 + 0.3 * num_exits) * len(results))
         panels = figure.subplots(len(results), 4, squeeze=False)
+        for row in panels[1:]:  # so that models can be compared
+            row[2].sharey(panels[0, 2])
+            row[3].sharey(panels[0, 3])
         for row, (name, splits) in zip(panels, results, strict=True):
             held_out = splits[-1]
             prefix = _prefix(name, len(results))
@@ -270,7 +273,8 @@ def draw_collusion(results: Sequence[tuple[str, Sequence[Collusion]]]) -> Figure
             row[2].set_ylabel("nats")
             row[3].set_title(f"{prefix}gain of the\nensemble over its last exit")
             row[3].set_ylabel("accuracy, pp")
-            row[2].legend(loc="upper left", fontsize=8, handlelength=1)
+        handles, labels = panels[0, 2].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=2, handlelength=1)
         first = results[0][1][-1]
         figure.suptitle(f"Collusion of exits: {first.num_samples:,} images of each split", **_TITLE)
     return figure
