@@ -12,7 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,21 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "mixed 20 %": {"strategy": "mixed", "backbone_share": 0.2},
     "mixed 40 %": {"strategy": "mixed", "backbone_share": 0.4},
     "mixed 60 %": {"strategy": "mixed", "backbone_share": 0.6},
-    "disjoint 60 %": {"strategy": "disjoint", "backbone_share": 0.6},
     "disjoint 80 %": {"strategy": "disjoint", "backbone_share": 0.8},
+    "disjoint 60 %": {"strategy": "disjoint", "backbone_share": 0.6},
     "mixed 20 %, half rate": {"strategy": "mixed", "backbone_share": 0.2, "second_phase_rate": 0.5},
     "mixed 40 %, half rate": {"strategy": "mixed", "backbone_share": 0.4, "second_phase_rate": 0.5},
     "mixed 60 %, half rate": {"strategy": "mixed", "backbone_share": 0.6, "second_phase_rate": 0.5},
 }
 """Name of a row -> the options of `edgeexit.training.TrainConfig` that make it."""
+
+BEGINS_LIKE: Mapping[str, str] = {
+    "disjoint 60 %": "mixed 60 %",
+    "mixed 20 %, half rate": "mixed 20 %",
+    "mixed 40 %, half rate": "mixed 40 %",
+    "mixed 60 %, half rate": "mixed 60 %",
+}
+"""Rows -> one with the same first phase, which is taken over from there if it was trained here."""
 
 STATIC: Mapping[str, Mapping[str, Callable[[int, int, int], nn.Module]]] = {
     "resnet8": {
@@ -177,7 +185,14 @@ def run_job(
     splits = data.load(job.dataset)
     chosen = options(job, splits, epochs)
     if not (folder / "run.json").exists():
-        train(build(job, splits), splits, output=folder, progress=_Watch(job, tell), **chosen)
+        train(
+            build(job, splits),
+            splits,
+            output=folder,
+            reuse=_trained_before(job, folder.parent),
+            progress=_Watch(job, tell),
+            **chosen,
+        )
     reference = network_macs(_whole(job, splits), splits.image_shape)[1]
     measured = {}
     for precision in PRECISIONS:
@@ -199,6 +214,17 @@ def run_job(
         "log": run["log"],
     }
     write_whole(row, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _trained_before(job: Job, runs: Path) -> Path | None:
+    """The run of the same network, data and seed that begins like a job, if it ended here."""
+    run = runs / replace(job, row=BEGINS_LIKE.get(job.row, "")).folder
+    if not (run / "run.json").exists():
+        return None
+    report = json.loads((run / "run.json").read_bytes())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    here = {"torch": torch.__version__, "device": device}
+    return run if "fingerprint" in report and report["trained_with"] == here else None
 
 
 def measured_runs(table: Table, results: Path) -> list[Run]:

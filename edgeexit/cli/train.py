@@ -43,6 +43,12 @@ _STATE = "resume.safetensors"
 )
 @click.option("--resume", is_flag=True, help="Continue the interrupted run in the folder.")
 @click.option(
+    "--reuse",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="RUN",
+    help="A finished run whose first phases this run would repeat: they are taken over.",
+)
+@click.option(
     "--strategy",
     default="mixed",
     show_default=True,
@@ -127,6 +133,7 @@ def command(
     source: str,
     output: Path,
     resume: bool,
+    reuse: Path | None,
     diagnose: bool,
     as_json: bool,
     **options: Any,
@@ -159,7 +166,7 @@ def command(
     if main_process:
         write_description(output, name)
     with _display(network.exit_names, main_process) as shown:
-        log = train(network, splits, output=output, progress=shown, **options)
+        log = train(network, splits, output=output, reuse=reuse, progress=shown, **options)
     if diagnose and main_process:
         _diagnose(output, network, splits)
     if main_process:

@@ -21,6 +21,7 @@ def train(
     data: Splits,
     *,
     output: Path | str | None = None,
+    reuse: Path | str | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> tuple[EpochRecord, ...]:
@@ -35,6 +36,8 @@ def train(
         data: The training split is trained on, the calibration split is watched; the test split is
             not looked at.
         output: Folder of this run, or None to keep nothing.
+        reuse: Folder of a finished run whose first phases this run would repeat; they are taken
+            over from there and not trained again.
         progress: Hears of every batch and epoch.
         **options: Fields of `TrainConfig`, such as ``strategy="mixed"`` and ``epochs=50``.
 
@@ -44,7 +47,8 @@ def train(
     Raises:
         ArgumentError: An option is unknown or out of range.
         DataError: The data does not fit the model.
-        CheckpointError: ``output`` holds a run of another kind.
+        CheckpointError: ``output`` holds a run of another kind, or ``reuse`` a run that does not
+            begin like this one.
         StorageError: ``output`` cannot be written.
     """
     known = TrainConfig.__dataclass_fields__
@@ -53,5 +57,11 @@ def train(
         raise ArgumentError(
             "unknown training option", wanted=", ".join(known), given=", ".join(unknown)
         )
-    folder = None if output is None else Path(output)
-    return run_training(model, data, TrainConfig(**options), output=folder, progress=progress)
+    return run_training(
+        model,
+        data,
+        TrainConfig(**options),
+        output=None if output is None else Path(output),
+        reuse=None if reuse is None else Path(reuse),
+        progress=progress,
+    )

@@ -122,7 +122,7 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState 
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["edgeexit"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        log = tuple(_record(entry) for entry in header["log"])
+        log = tuple(record_of(entry) for entry in header["log"])
         given = (header["format"], header["config"], header["fingerprint"])
         state = RunState(
             int(header["phase"]),
@@ -157,7 +157,8 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState 
     return state
 
 
-def _record(entry: dict[str, Any]) -> EpochRecord:
+def record_of(entry: dict[str, Any]) -> EpochRecord:
+    """A line of a log that was read from JSON; KeyError or TypeError if it is none."""
     record = EpochRecord(**{field.name: entry[field.name] for field in fields(EpochRecord)})
     return EpochRecord(
         **{

@@ -40,6 +40,7 @@ from edgeexit.training.methods import Method, create
 from edgeexit.training.modes import phase_module, set_modes
 from edgeexit.training.onednn import sound_convolutions
 from edgeexit.training.progress import Progress, silent
+from edgeexit.training.reuse import copy_phases, reused_state
 from edgeexit.training.schedule import learning_rate
 from edgeexit.training.step import PhaseStep, Sums
 from edgeexit.training.strategies import Phase, phases
@@ -53,6 +54,7 @@ def run_training(
     config: TrainConfig,
     *,
     output: Path | None,
+    reuse: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[EpochRecord, ...]:
     """`edgeexit.training.train` with its options checked: see there."""
@@ -69,7 +71,8 @@ def run_training(
     method = create(config.method, config.method_options)
     method.rebuild(model)
     with sound_convolutions(model, accelerator.device):
-        return _Run(model, data, config, method, output, accelerator, progress).all_phases()
+        run = _Run(model, data, config, method, output, accelerator, progress)
+        return run.all_phases(reuse)
 
 
 class _Run:
@@ -113,10 +116,13 @@ class _Run:
             macs=self.macs,
         )
 
-    def all_phases(self) -> tuple[EpochRecord, ...]:
-        state = RunState(0, 0, 0, (), (), (), {})
+    def all_phases(self, reuse: Path | None) -> tuple[EpochRecord, ...]:
+        state = None
         if self.output is not None:
-            state = read_state(self.output, self.config, self.fingerprint) or state
+            state = read_state(self.output, self.config, self.fingerprint)
+        if state is None and reuse is not None:
+            state = self._reused(reuse)
+        state = state or RunState(0, 0, 0, (), (), (), {})
         for index in range(min(state.phase, len(self.plan) - 1), len(self.plan)):
             self.method.start_phase(self.model, self.plan[index].name)
             if state.tensors:
@@ -130,6 +136,12 @@ class _Run:
             write_whole(self.output / "run.json", (report + "\n").encode())
         self.accelerator.wait_for_everyone()
         return state.log
+
+    def _reused(self, run: Path) -> RunState:
+        state = reused_state(run, self.model, self.plan, self.config, self._identity())
+        if self.output is not None and self.accelerator.is_main_process:
+            copy_phases(run, self.output, self.plan, state.phase)
+        return self.save(state)
 
     def save(self, state: RunState) -> RunState:
         if self.output is not None and self.accelerator.is_main_process:
@@ -243,6 +255,13 @@ class _Run:
         device = self.accelerator.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
+    def _identity(self) -> dict[str, object]:
+        """What a run must share with another, beside options, to train the same weights."""
+        return {
+            "fingerprint": self.fingerprint,
+            "trained_with": {"torch": torch.__version__, "device": self._device_name()},
+        }
+
     def _report(self, log: tuple[EpochRecord, ...]) -> dict[str, object]:
         """What ``run.json`` says: the configuration, what was planned and spent, and the log."""
         sample = [phase.num_steps * self.config.batch_size for phase in self.plan]
@@ -256,7 +275,7 @@ class _Run:
         return {
             "config": dataclasses.asdict(self.config),
             "phases": [dataclasses.asdict(phase) for phase in self.plan],
-            "trained_with": {"torch": torch.__version__, "device": self._device_name()},
+            **self._identity(),
             "budget_macs": sum(planned),
             "spent_macs": spent,
             "log": [dataclasses.asdict(record) for record in log],
