@@ -24,7 +24,7 @@ _DASHES = ("", "6 3", "2 3")
 class _Point:
     share: float
     accuracy: float
-    std: float
+    std: float | None
     budget: str
 
 
@@ -66,7 +66,7 @@ def _points(row: Mapping[str, Any]) -> list[_Point]:
             continue
         share = row["spent_macs"][budget] / row["reference_macs"]
         name = "unbounded" if budget == "inf" else f"budget {budget} %"
-        point = _Point(share, spread["mean"], spread["std"] or 0.0, name)
+        point = _Point(share, spread["mean"], spread["std"], name)
         if not points or (points[-1].share, points[-1].accuracy) != (share, point.accuracy):
             points.append(point)
     return points
@@ -104,8 +104,8 @@ def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> str:
 def _axes(points: Sequence[_Point]) -> _Axes:
     """Whole tenths of the MACs; accuracies with a little room, at least one point of it."""
     shares = [point.share for point in points]
-    low = min(point.accuracy - point.std for point in points)
-    high = max(point.accuracy + point.std for point in points)
+    low = min(point.accuracy - (point.std or 0) for point in points)
+    high = max(point.accuracy + (point.std or 0) for point in points)
     room = max(0.06 * (high - low), 0.005)
     return _Axes(
         max(0.0, math.floor(10 * min(shares) - 0.2) / 10),
@@ -147,9 +147,10 @@ def _mark(axes: _Axes, point: _Point, strategy: str, color: str, is_static: bool
         yield _line(x, up, x, down, color)
         yield _line(x - 3, up, x + 3, up, color)
         yield _line(x - 3, down, x + 3, down, color)
+    spread = "" if point.std is None else f" ± {100 * point.std:.2f}"
     hint = escape(
         f"{strategy}, {'one exit' if is_static else point.budget}: {100 * point.accuracy:.2f} %"
-        f" ± {100 * point.std:.2f} at {100 * point.share:.1f} % of the MACs"
+        f"{spread} at {100 * point.share:.1f} % of the MACs"
     )
     yield _shape(x, y, color, is_static, f"<title>{hint}</title>")
 
