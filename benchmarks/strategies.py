@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four rows of three epochs")
     parser.add_argument("--runs", type=Path, help="folder of the trainings; default: in the cache")
     parser.add_argument("--results", type=Path, help="folder of the rows; default: in --runs")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun on this machine
+    cores = max(1, (os.cpu_count() or 1) // local)
+    parser.add_argument("--workers", type=int, default=cores, help="trainings at a time")
     parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw SVGs here")
     chosen = parser.parse_args()

@@ -181,6 +181,7 @@ def run_job(
     """Trains and measures one job, or what is missing of it, and leaves its row in ``results``."""
     row = results / f"{job.folder}.json"
     if row.exists():
+        check_row(row, epochs)
         return
     splits = data.load(job.dataset)
     chosen = options(job, splits, epochs)
@@ -207,6 +208,7 @@ def run_job(
     run = json.loads((folder / "run.json").read_bytes())
     content = {
         "job": asdict(job),
+        "epochs": epochs,
         "options": {name: run["config"][name] for name in chosen},
         "budget_macs": run["budget_macs"],
         "trained_with": run["trained_with"],
@@ -214,6 +216,17 @@ def run_job(
         "log": run["log"],
     }
     write_whole(row, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def check_row(path: Path, epochs: int) -> dict[str, Any]:
+    """Reads a row, and stops where it is of a table with another budget."""
+    row: dict[str, Any] = json.loads(path.read_bytes())
+    if row["epochs"] != epochs:
+        raise SystemExit(
+            f"{path} is of a table of {row['epochs']} epochs, and this one has {epochs}: "
+            "give another folder with --results"
+        )
+    return row
 
 
 def _trained_before(job: Job, runs: Path) -> Path | None:
@@ -234,7 +247,7 @@ def measured_runs(table: Table, results: Path) -> list[Run]:
         path = results / f"{job.folder}.json"
         if not path.exists():
             continue
-        row = json.loads(path.read_bytes())
+        row = check_row(path, table.epochs)
         for precision in PRECISIONS:
             measured = measured_of(row["measured"][precision])
             budget = row["budget_macs"]
@@ -297,7 +310,9 @@ def run_all(
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and torch.cuda.is_available():
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("LOCAL_RANK", "0")
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(os.environ["LOCAL_RANK"]) % len(devices)]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     failed: dict[str, BaseException] = {}

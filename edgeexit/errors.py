@@ -95,6 +95,10 @@ class CheckpointError(EdgeExitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class TrainingError(EdgeExitError):
+    """A training cannot go on."""
+
+
 class TargetError(EdgeExitError):
     """A target is unknown, or a program does not fit it."""
 

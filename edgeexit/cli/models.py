@@ -173,6 +173,27 @@ def write_description(folder: Path, model: ModelName) -> None:
     write_whole(folder / _DESCRIPTION, content.encode())
 
 
+def check_description(folder: Path, model: ModelName) -> None:
+    """Checks that a checkpoint folder is of this network, trained by this method.
+
+    Raises:
+        CheckpointError: It is of another, or not a checkpoint.
+    """
+    found = _read_description(folder / _DESCRIPTION)
+    if found != model:
+        raise CheckpointError(
+            "the folder holds a run of another network or method",
+            wanted=_words(found),
+            given=_words(model),
+            where=folder,
+            hint="repeat what that run was started with, or choose another output folder",
+        )
+
+
+def _words(model: ModelName) -> str:
+    return ", ".join(f"{key}={value}" for key, value in asdict(model).items())
+
+
 def _read_description(path: Path) -> ModelName:
     try:
         if path.stat().st_size > _MAX_DESCRIPTION_BYTES:

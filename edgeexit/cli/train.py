@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeexit.cli.models import ModelName, build_model, write_description
+from edgeexit.cli.models import ModelName, build_model, check_description, write_description
 from edgeexit.cli.output import console, data_option, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError
 
@@ -103,7 +103,7 @@ _STATE = "resume.safetensors"
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--mixup", type=float, default=0.0, show_default=True, help="0 turns it off.")
 @click.option("--patience", type=int, help="Stop early after so many epochs without improvement.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option(
     "--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True
 )
@@ -145,6 +145,7 @@ def command(
     that of the calibration split; the test split is not looked at.
     """
     _check_output(output, resume)
+    _check_shares(options["strategy"])
     from edgeexit import data
     from edgeexit.training import TrainConfig, train
 
@@ -164,7 +165,10 @@ def command(
     )
     network = build_model(name)
     if main_process:
-        write_description(output, name)
+        if resume:
+            check_description(output, name)
+        else:
+            write_description(output, name)
     with _display(network.exit_names, main_process) as shown:
         log = train(network, splits, output=output, reuse=reuse, progress=shown, **options)
     if diagnose and main_process:
@@ -215,6 +219,20 @@ def _check_output(output: Path, resume: bool) -> None:
             where=output,
             hint="continue it with --resume, or choose another folder",
         )
+
+
+def _check_shares(strategy: str) -> None:
+    """Options of two phases are not given to a strategy that has others."""
+    from edgeexit.training.strategies import has_two_phases
+
+    source = click.get_current_context().get_parameter_source
+    for name in ("backbone_share", "second_phase_rate"):
+        if source(name) is click.core.ParameterSource.COMMANDLINE and not has_two_phases(strategy):
+            raise ArgumentError(
+                f"--{name.replace('_', '-')} means nothing for this strategy",
+                wanted="disjoint or mixed with it; a list of phases has shares and rates itself",
+                given=f"--strategy {strategy}",
+            )
 
 
 def _seed(seed: int) -> None:

@@ -75,13 +75,9 @@ def operating_points(
     chosen = {
         "static": evaluate_scores(scores, correct, costs, [never] * (num_exits - 1) + [always])
     }
+    limits_of = {"never": never, "always": always}
     for name, drop in drops.items():
-        found = optimal_thresholds(scores, correct, costs, drop, never=never, always=always)
-        if num_standard_errors:
-            margin = num_standard_errors * _standard_error(scores, correct, costs, found.thresholds)
-            kept = max(0.0, drop - margin)
-            found = optimal_thresholds(scores, correct, costs, kept, never=never, always=always)
-        chosen[name] = found
+        chosen[name] = _kept(scores, correct, costs, drop, num_standard_errors, limits_of)
     return tuple(
         OperatingPoint(
             name=name,
@@ -158,17 +154,48 @@ def best_possible_macs_saved(
     return point.macs_saved
 
 
-def _standard_error(
+def _kept(
+    scores: NDArray[np.int64],
+    correct: NDArray[np.bool_],
+    costs: NDArray[np.float64],
+    drop: float,
+    num_standard_errors: float,
+    limits: Mapping[str, int],
+) -> Chosen:
+    """Cheap thresholds whose loss, with its standard errors, is within ``drop``.
+
+    The optimum for ``drop`` says how large the standard error is; the search is then repeated with
+    what that leaves. Where early exits are right about as often as they are wrong, the loss is
+    small and its standard error is not: then the answers that are lost are bounded alone, more and
+    more tightly, and if nothing keeps the promise no exit is taken.
+    """
+    first = optimal_thresholds(scores, correct, costs, drop, **limits)
+    lost, error = _loss(scores, correct, costs, first.thresholds)
+    if lost + num_standard_errors * error <= drop or num_standard_errors == 0:
+        return first
+    left = max(0.0, drop - num_standard_errors * error)
+    forgiving = correct | ~correct[:, -1:]  # an answer that is won does not make up for a lost one
+    searches = [(correct, left), *((forgiving, drop * 0.5**k) for k in range(1, 6)), (forgiving, 0)]
+    for counted, allowed in searches:
+        found = optimal_thresholds(scores, counted, costs, allowed, **limits)
+        lost, error = _loss(scores, correct, costs, found.thresholds)
+        if lost + num_standard_errors * error <= drop:
+            return evaluate_scores(scores, correct, costs, found.thresholds)
+    never = [limits["never"]] * (scores.shape[1] - 1)
+    return evaluate_scores(scores, correct, costs, [*never, limits["always"]])
+
+
+def _loss(
     scores: NDArray[np.int64],
     correct: NDArray[np.bool_],
     costs: NDArray[np.float64],
     thresholds: Sequence[int],
-) -> float:
-    """Of the accuracy that thresholds lose against the last exit, over the samples."""
+) -> tuple[float, float]:
+    """Accuracy that thresholds lose against the last exit, and its standard error."""
     problem = problem_of(scores, correct, costs)
     taken = exits_of(problem, tuple(thresholds[:-1]))
     lost = problem.correct[:, -1] - problem.correct[np.arange(len(taken)), taken]
-    return float(lost.std() / math.sqrt(len(lost)))
+    return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))
 
 
 def _sign(decision: DecisionSpec) -> int:

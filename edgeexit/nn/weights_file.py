@@ -44,6 +44,14 @@ def read_weights(path: Path, model: nn.Module) -> None:
                 where=path,
                 hint="check num_classes and in_channels",
             )
+        if state[name].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(
+                "a tensor is of another type",
+                wanted=f"{name} {tensor.dtype}",
+                given=f"{name} {state[name].dtype}",
+                where=path,
+                hint="give the weights of the float network",
+            )
     model.load_state_dict(state)
 
 

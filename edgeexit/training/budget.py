@@ -7,8 +7,12 @@ counted too, which is less than 1 % on the networks here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -38,11 +42,23 @@ def _forward_macs(model: MultiExitModel, part: nn.Module, image: Tensor) -> int:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     counter = _Counter()
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _attention_in_parts(), counter:
         part(image)
     for module, training in modes:
         module.training = training
     return counter.flops // 2
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Attention as products and softmax: its fused forms have no formula on every device."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

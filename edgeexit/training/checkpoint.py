@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from edgeexit.nn.weights_file import read_weights
 from edgeexit.training.config import TrainConfig
 
 FORMAT = 2
+
+_UNREADABLE = (
+    SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,16 @@ def write_state(folder: Path, config: TrainConfig, fingerprint: str, state: RunS
     write_whole(folder / "resume.safetensors", content)
 
 
-def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState | None:
+def read_state(
+    folder: Path, config: TrainConfig, fingerprint: str, lengths: Sequence[tuple[int, int]]
+) -> RunState | None:
     """The state of an interrupted run, or None where there is none.
+
+    Args:
+        folder: Of the run.
+        config: Its options.
+        fingerprint: Of its model and data.
+        lengths: Epochs of each phase, and the most steps of one of them.
 
     Raises:
         CheckpointError: The file is damaged, or belongs to a run with other options, model or data.
@@ -123,7 +136,7 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState 
             header = json.loads(file.metadata()["edgeexit"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         log = tuple(record_of(entry) for entry in header["log"])
-        given = (header["format"], header["config"], header["fingerprint"])
+        written_as, options = header["format"], dict(header["config"])
         state = RunState(
             int(header["phase"]),
             int(header["epoch"]),
@@ -133,19 +146,23 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState 
             tuple(map(int, header["waited"])),
             tensors,
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+        same_kind = header["fingerprint"] == fingerprint
+    except _UNREADABLE as exc:
+        raise damaged_state(folder, exc) from exc
+    if written_as != FORMAT:
         raise CheckpointError(
-            "the state of the interrupted run cannot be read",
-            given=exc,
+            "the interrupted run was written by another version",
+            wanted=f"format {FORMAT}",
+            given=f"format {written_as!r}",
             where=path,
-            hint="delete it to start the run again",
-        ) from exc
-    wanted = (FORMAT, asdict(config), fingerprint)
-    if given != wanted:
+            hint="continue it with that version, or start it again in another folder",
+        )
+    wanted = asdict(config)
+    if options != wanted or not same_kind:
         changed = [
-            f"{key}: {given[1].get(key)!r} -> {value!r}"
-            for key, value in wanted[1].items()
-            if given[1].get(key) != value
+            f"{key}: {options.get(key)!r} -> {wanted.get(key)!r}"
+            for key in (*wanted, *(key for key in options if key not in wanted))
+            if options.get(key) != wanted.get(key)
         ]
         raise CheckpointError(
             "the folder holds an interrupted run of another kind",
@@ -154,7 +171,44 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: str) -> RunState 
             where=path,
             hint="repeat its options, or choose another output folder",
         )
+    num_epochs, num_steps = (*lengths, (0, 0))[min(max(state.phase, 0), len(lengths))]
+    if not (
+        0 <= state.phase <= len(lengths)
+        and 0 <= state.epoch <= num_epochs
+        and 0 <= state.step <= num_steps
+        and (state.step == 0 or {"sums.loss", "sums.correct"} <= tensors.keys())
+    ):
+        raise damaged_state(
+            folder, f"phase {state.phase}, epoch {state.epoch}, step {state.step} do not exist"
+        )
     return state
+
+
+def load_state(model: MultiExitModel, state: RunState, folder: Path | None) -> None:
+    """Gives a model the weights of a state.
+
+    Raises:
+        CheckpointError: They are not the model's.
+    """
+    weights = {
+        name.removeprefix("model."): value
+        for name, value in state.tensors.items()
+        if name.startswith("model.")
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as exc:
+        raise damaged_state(folder, str(exc).splitlines()[-1].strip()) from exc
+
+
+def damaged_state(folder: Path | None, reason: object) -> CheckpointError:
+    """What is said of a state that cannot be continued."""
+    return CheckpointError(
+        "the state of the interrupted run cannot be read",
+        given=reason,
+        where=None if folder is None else folder / "resume.safetensors",
+        hint="delete it to start the run again",
+    )
 
 
 def record_of(entry: dict[str, Any]) -> EpochRecord:
@@ -180,6 +234,6 @@ def load_checkpoint(folder: Path, model: MultiExitModel) -> None:
         raise CheckpointError(
             "the run in this folder is not finished",
             where=folder,
-            hint="run the same `edgeexit train` command again: it resumes",
+            hint="run the same `edgeexit train` command again with --resume",
         )
     read_weights(path, model)

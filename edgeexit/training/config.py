@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -74,7 +75,7 @@ class TrainConfig:
         """Checks every option once, where it enters."""
         positive = ("epochs", "batch_size", "learning_rate", "second_phase_rate", "accumulate")
         for name in positive:
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ArgumentError(
                     f"{name} must be positive", given=f"{name}={getattr(self, name)}"
                 )
@@ -86,10 +87,14 @@ class TrainConfig:
                     wanted=f"0 <= {name} < {above}",
                     given=f"{name}={getattr(self, name)}",
                 )
-        if self.weight_decay < 0 or self.mixup < 0:
+        for name in ("weight_decay", "mixup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ArgumentError(
+                    f"{name} must not be negative", given=f"{name}={getattr(self, name)}"
+                )
+        if not 0 <= self.seed < 2**63:
             raise ArgumentError(
-                "weight_decay and mixup must not be negative",
-                given=f"weight_decay={self.weight_decay}, mixup={self.mixup}",
+                "the seed is out of range", wanted="0 to 2**63 - 1", given=f"seed={self.seed}"
             )
         for name in ("patience", "checkpoint_steps"):
             value = getattr(self, name)
@@ -107,9 +112,10 @@ class TrainConfig:
                     wanted=", ".join(allowed),
                     given=f"{name}={getattr(self, name)!r}",
                 )
+        listed = self.phase_shares  # complains of a strategy that is none
         if self.budget == "epochs":  # whether each phase gets one is known without a model
             phases(
-                self.phase_shares,
+                listed,
                 epochs=self.epochs,
                 unit="epochs",
                 learning_rate=self.learning_rate,

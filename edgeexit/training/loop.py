@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from edgeexit.data.types import Splits
-from edgeexit.errors import ArgumentError, DataError
+from edgeexit.errors import ArgumentError, DataError, TrainingError
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import weights_bytes
 from edgeexit.training.batches import (
@@ -31,6 +32,8 @@ from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.checkpoint import (
     EpochRecord,
     RunState,
+    damaged_state,
+    load_state,
     read_state,
     write_state,
     write_whole,
@@ -61,6 +64,10 @@ def run_training(
     _check_data(model, data)
     AcceleratorState._reset_state()  # it refuses another precision than a run before had
     accelerator = Accelerator(mixed_precision=config.precision)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ArgumentError(
+            "fp16 needs a GPU", wanted="precision no or bf16 on a CPU", given="precision='fp16'"
+        )
     parts = accelerator.num_processes * config.accumulate
     if config.batch_size % parts:
         raise ArgumentError(
@@ -69,6 +76,13 @@ def run_training(
             given=f"batch_size={config.batch_size}",
         )
     method = create(config.method, config.method_options)
+    if config.accumulate > 1 and not method.accumulates:
+        raise ArgumentError(
+            f"method {config.method!r} needs whole batches",
+            wanted="accumulate=1",
+            given=f"accumulate={config.accumulate}",
+            hint="lower the batch size instead",
+        )
     method.rebuild(model)
     with sound_convolutions(model, accelerator.device):
         run = _Run(model, data, config, method, output, accelerator, progress)
@@ -95,6 +109,7 @@ class _Run:
         self.output = output
         self.accelerator = accelerator
         self.progress = progress
+        self.frozen = [p for p in model.parameters() if not p.requires_grad]
         self.fingerprint = _fingerprint(model, data)
         self.train_split = training_samples(
             data.train,
@@ -119,16 +134,18 @@ class _Run:
     def all_phases(self, reuse: Path | None) -> tuple[EpochRecord, ...]:
         state = None
         if self.output is not None:
-            state = read_state(self.output, self.config, self.fingerprint)
+            state = read_state(self.output, self.config, self.fingerprint, self._lengths())
         if state is None and reuse is not None:
             state = self._reused(reuse)
         state = state or RunState(0, 0, 0, (), (), (), {})
         for index in range(min(state.phase, len(self.plan) - 1), len(self.plan)):
             self.method.start_phase(self.model, self.plan[index].name)
             if state.tensors:
-                self.model.load_state_dict(_part(state.tensors, "model"))
+                load_state(self.model, state, self.output)
             if index == state.phase:
                 state = self.one_phase(index, self.plan[index], state)
+        self.model.requires_grad_(True)
+        self._keep_frozen()
         self.method.finish(self.model, self._unaugmented)
         if self.output is not None and self.accelerator.is_main_process:
             write_whole(self.output / "weights.safetensors", weights_bytes(self.model))
@@ -137,7 +154,17 @@ class _Run:
         self.accelerator.wait_for_everyone()
         return state.log
 
+    def _lengths(self) -> list[tuple[int, int]]:
+        """Epochs and steps of each phase, and of an epoch at most."""
+        return [(-(-p.num_steps // self.steps), min(self.steps, p.num_steps)) for p in self.plan]
+
+    def _keep_frozen(self) -> None:
+        """What its owner froze before the training stays as it was."""
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+
     def _reused(self, run: Path) -> RunState:
+        self.method.start_phase(self.model, self.plan[0].name)
         state = reused_state(run, self.model, self.plan, self.config, self._identity())
         if self.output is not None and self.accelerator.is_main_process:
             copy_phases(run, self.output, self.plan, state.phase)
@@ -150,6 +177,7 @@ class _Run:
 
     def one_phase(self, index: int, phase: Phase, state: RunState) -> RunState:
         set_modes(self.model, phase.name)
+        self._keep_frozen()
         module = phase_module(self.model, phase.name)
         config = self.config
         schedule = (config.schedule, phase.learning_rate)
@@ -165,7 +193,7 @@ class _Run:
             epoch=self.order(index, 0),
             accelerator=self.accelerator,
         )
-        _restore_momentum(step.optimizer, _part(state.tensors, "optimizer"))
+        _restore_momentum(step.optimizer, _part(state.tensors, "optimizer"), self.output)
         stopper = _Stopper(config.patience, state.best, state.waited)
         num_epochs = -(-phase.num_steps // self.steps)
         self.progress.phase(phase.name, num_epochs, self.steps, state.epoch)
@@ -203,6 +231,7 @@ class _Run:
     def one_epoch(self, index: int, epoch: int, step: PhaseStep, state: RunState) -> EpochRecord:
         config, phase, start = self.config, self.plan[index], time.perf_counter()
         set_modes(self.model, phase.name)
+        self._keep_frozen()
         first = epoch * self.steps
         num_steps = min(self.steps, phase.num_steps - first)
         step.start_epoch(self.order(index, epoch), epoch, state.step)
@@ -216,6 +245,13 @@ class _Run:
                 if config.checkpoint_steps and (done + 1) % config.checkpoint_steps == 0:
                     self._save_within(index, epoch, done + 1, step, state)
         sums = self._all_sums(step.sums)
+        if not bool(torch.isfinite(sums.loss)):
+            raise TrainingError(
+                "the loss is not a finite number any more",
+                given=f"loss {float(sums.loss) / num_steps}",
+                where=f"phase {phase.name!r}, epoch {epoch + 1}",
+                hint="lower learning_rate; the state before this epoch is kept",
+            )
         part = phase_module(self.model, phase.name)
         return EpochRecord(
             phase=phase.name,
@@ -226,7 +262,7 @@ class _Run:
             train_accuracy=tuple(
                 round(float(c) / (num_steps * config.batch_size), 6) for c in sums.correct
             ),
-            accuracy=evaluate(part, self.watched, len(step.exits)),
+            accuracy=self._agreed(evaluate(part, self.watched, len(step.exits))),
             seconds=round(time.perf_counter() - start, 3),
         )
 
@@ -238,6 +274,13 @@ class _Run:
         tensors = _tensors(self.model, _part(state.tensors, "kept"), step.optimizer)
         tensors |= {"sums.loss": sums.loss.cpu(), "sums.correct": sums.correct.cpu()}
         self.save(RunState(index, epoch, done, state.log, state.best, state.waited, tensors))
+
+    def _agreed(self, accuracy: tuple[float, ...]) -> tuple[float, ...]:
+        """The first process's: each has batch-norm statistics of its own, and all stop together."""
+        if self.accelerator.num_processes == 1:
+            return accuracy
+        shared = torch.tensor(accuracy, dtype=torch.float64, device=self.accelerator.device)
+        return tuple(broadcast(shared).tolist())
 
     def _all_sums(self, sums: Sums) -> Sums:
         """Over all processes."""
@@ -350,9 +393,12 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
 
 
-def _restore_momentum(optimizer: SGD, momentum: dict[str, Tensor]) -> None:
+def _restore_momentum(optimizer: SGD, momentum: dict[str, Tensor], folder: Path | None) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {str(position): parameter.shape for position, parameter in enumerate(parameters)}
     for position, value in momentum.items():
+        if shapes.get(position) != value.shape:
+            raise damaged_state(folder, f"no parameter for optimizer.{position}")
         parameter = parameters[int(position)]
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
 
@@ -360,7 +406,10 @@ def _restore_momentum(optimizer: SGD, momentum: dict[str, Tensor]) -> None:
 def _fingerprint(model: MultiExitModel, data: Splits) -> str:
     """Names a run's model and data, so that a state is not continued with others."""
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    facts = [sorted(shapes.items()), data.name, len(data.train), len(data.calibration)]
+    facts = [
+        *(sorted(shapes.items()), list(model.attach_points)),
+        *(data.name, len(data.train), len(data.calibration)),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

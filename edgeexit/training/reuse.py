@@ -56,7 +56,15 @@ def reused_state(
         phases = [Phase(**phase) for phase in report["phases"]]
         records = _by_phase([record_of(entry) for entry in report["log"]])
         known = {key: report.get(key) for key in identity}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        IndexError,
+    ) as exc:
         raise CheckpointError(
             "the run whose phases are wanted cannot be read",
             wanted="the folder of a finished run, with its run.json",

@@ -153,6 +153,9 @@ class PhaseStep:
             self._set_rate(self.rates[number])
             state = np.random.SeedSequence((*seed, 2)).generate_state(1, np.uint64)[0] >> 1
             generator = torch.Generator().manual_seed(int(state))
+            # For a network that draws numbers itself, as dropout does: another draw in each
+            # process, and the same in a run that resumes here.
+            torch.manual_seed(int(state) + self.accelerator.process_index)
         self._step(generator)
         self.num_warm += 1
         if self.captures and self.num_warm == NUM_WARM_UP_STEPS:

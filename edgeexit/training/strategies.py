@@ -77,6 +77,11 @@ def shares(strategy: str, backbone_share: float, second_rate: float) -> tuple[Ph
     return listed
 
 
+def has_two_phases(strategy: str) -> bool:
+    """Whether a strategy is a name for two phases, which then share the budget by two numbers."""
+    return len(STRATEGIES.get(strategy, ())) == 2
+
+
 def _phase(text: str, strategy: str) -> PhaseShare:
     name, _, numbers = text.strip().partition("=")
     share, _, rate = numbers.partition("@")

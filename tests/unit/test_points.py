@@ -49,6 +49,32 @@ def test_points_by_hand(decision: DecisionSpec, never: int, always: int) -> None
     assert {(p.dataset, p.engine) for p in (static, accurate, frugal)} == {("d", "e")}
 
 
+def close_exits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exits of nearly the same accuracy, which are right on other samples."""
+    rng = np.random.default_rng(seed)
+    labels, hard = rng.integers(0, 10, count), rng.random(count)
+    logits = rng.normal(0, 1, (count, 3, 10))
+    for exit_index, strength in enumerate((2.6, 3.4, 3.9)):
+        logits[np.arange(count), exit_index, labels] += strength * (1 - hard) + 0.8
+    return np.clip(np.round(20 * logits), -128, 127).astype(np.int8), labels
+
+
+@pytest.mark.parametrize("count", [200, 2000])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_loss_and_its_standard_error_are_within_the_promise(count: int, seed: int) -> None:
+    logits, labels = close_exits(count, seed)
+    drops = {"tight": 0.005, "wide": 0.03}
+    points = operating_points(
+        logits, labels, CONFIDENCE, MACS, STATIC_MACS, drops=drops, dataset="d", engine="e"
+    )
+    answers = logits.argmax(2) == labels[:, None]
+    for point in points[1:]:
+        exits = batch_exits(batch_scores(logits, CONFIDENCE), point.thresholds, "confidence")
+        lost = answers[:, -1].astype(float) - answers[np.arange(count), exits]
+        assert lost.mean() + lost.std() / count**0.5 <= drops[point.name]
+    assert points[2].macs_saved > points[0].macs_saved  # the wider one finds something
+
+
 def test_thresholds_stop_where_the_point_says() -> None:
     rng = np.random.default_rng(5)
     logits = rng.integers(-60, 60, (400, 3, 4), dtype=np.int8)

@@ -315,7 +315,8 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     from edgeexit.training.checkpoint import read_state
     from edgeexit.training.loop import _fingerprint
 
-    there = read_state(tmp_path, TrainConfig(**SHORT), _fingerprint(two, make_data()))
+    fingerprint = _fingerprint(two, make_data())
+    there = read_state(tmp_path, TrainConfig(**SHORT), fingerprint, [(2, 3), (2, 3)])
     assert there is not None
     assert len(there.log) == len(log) == 4
     # Noise of batch norm over 8 instead of 16 samples; a wrong gradient share is far outside.

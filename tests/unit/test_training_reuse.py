@@ -83,6 +83,15 @@ def test_its_own_state_comes_first(mixed: Path, tmp_path: Path) -> None:
     run(tmp_path / "own", "disjoint", reuse=tmp_path / "nowhere")  # finished: nothing is looked at
 
 
+def test_a_method_that_adds_to_the_network(tmp_path: Path, one_thread: None) -> None:
+    method = {"method": "l2w_den", "method_options": {"hidden": 4}}
+    run(tmp_path / "mixed", "mixed", **method)
+    run(tmp_path / "whole", "mixed", second_phase_rate=0.5, **method)
+    run(tmp_path / "part", "mixed", second_phase_rate=0.5, reuse=tmp_path / "mixed", **method)
+    weights = [tmp_path / name / "weights.safetensors" for name in ("whole", "part")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def damaged(mixed: Path) -> None:
     (mixed / "run.json").write_text('{"config": 3}')
 

@@ -88,6 +88,8 @@ def phase_ends(folder: Path, model: MultiExitModel) -> tuple[dict[str, MultiExit
         return {}, f"the end of a phase is not of this network: {exc.problem}"
     if not _differ(list(networks.values())):
         return {}, "two phases ended with the same weights"
+    if not _same_state(next(iter(networks.values())), model):
+        return {}, "the method changed the network after its last phase"
     return networks, None
 
 
@@ -100,6 +102,12 @@ def with_weights(model: MultiExitModel, path: Path) -> MultiExitModel:
     made = copy.deepcopy(model)
     read_weights(path, made)
     return made
+
+
+def _same_state(one: MultiExitModel, other: MultiExitModel) -> bool:
+    """Whether all parameters and buffers are equal."""
+    state = other.state_dict()
+    return all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
 
 
 def _differ(networks: Sequence[MultiExitModel]) -> bool:

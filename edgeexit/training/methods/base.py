@@ -59,10 +59,12 @@ class Method:
         rule: The rule of decision that the method was made for, as the compiler names it.
         capturable: Whether a step is the same sequence of operations each time, with no number
             read back from the device: such a step can be captured once and replayed on a GPU.
+        accumulates: Whether a batch may be computed in parts.
     """
 
     rule: ClassVar[str] = "confidence"
     capturable: ClassVar[bool] = True
+    accumulates: ClassVar[bool] = True
 
     def rebuild(self, model: MultiExitModel) -> None:
         """Changes a fresh network in place, before it is trained or its weights are loaded."""

@@ -114,6 +114,7 @@ class L2WDEN(Method):
     """
 
     capturable: ClassVar[bool] = False
+    accumulates: ClassVar[bool] = False
 
     epsilon: float = 0.3
     exit_ratio: float = 0.75
