@@ -213,6 +213,13 @@ def _read(path: Path) -> Target:
             wanted="[core] and [toolchain] beside [c]",
             where=path,
         )
+    if target.emits_c and target.engines.get("tflite") != "litert_reference":
+        raise TargetError(
+            "a target's C would not decide like the engine that chose its thresholds",
+            wanted='tflite = "litert_reference" in [engines], whose logits C gives to the bit',
+            given=target.engines.get("tflite", "no engine for tflite"),
+            where=path,
+        )
     names = [profile.name for profile in target.cost_profiles]
     if len(set(names)) < len(names):
         raise TargetError(

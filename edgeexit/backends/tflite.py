@@ -344,7 +344,7 @@ def _linear(low: _Lowering, node: Node, quantize: Node, activation: int) -> None
     weight = low.constant(cast(Node, node.args[1]).args[0])
     num_out, num_in = weight.shape
     num_rows = math.prod(shape_of(node)[:-1])
-    source = low.input(node.args[0])
+    source = _over_last(low, node.args[0])
     value = cast(Node, node.args[0]).all_input_nodes[0]
     if value in low.columns:
         # The window is the whole map that was flattened, which then need not be flattened at all.
@@ -365,8 +365,8 @@ def _linear(low: _Lowering, node: Node, quantize: Node, activation: int) -> None
     result = low.add_like(f"{node.name}.out", (1, 1, num_rows, num_out), quantize)
     inputs = (source, kernel, bias)
     low.ops.append(FileOp("CONV_2D", inputs, (result,), "Conv2DOptions", options))
-    sizes = low.add_numbers(f"{node.name}.shape", physical(shape_of(node)))
-    low.emit("RESHAPE", [result, sizes], quantize, "ReshapeOptions")
+    sizes = low.add_numbers(f"{node.name}.shape", shape_of(node))
+    _emit_over_last(low, "RESHAPE", [result, sizes], node, quantize, "ReshapeOptions")
 
 
 def _elementwise(code: str, table: str) -> Callable[[_Lowering, Node, Node, int], None]:

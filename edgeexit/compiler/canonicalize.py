@@ -284,8 +284,10 @@ def _layer_before(x: Node) -> Node | None:
     """The layer whose output channels are those of ``x``, which nothing else reads."""
     if len(x.users) != 1:
         return None
-    if x.target in (_ATEN.conv2d.default, _ATEN.linear.default):
+    if x.target is _ATEN.conv2d.default:
         return x
+    if x.target is _ATEN.linear.default and len(shape_of(x)) == 2:
+        return x  # of more dimensions, the second is not the layer's own
     source = x.args[0] if x.args else None
     if x.target not in _VIEWS or not isinstance(source, Node) or len(source.users) != 1:
         return None

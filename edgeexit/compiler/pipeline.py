@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeexit.backends.base import load_backend
+from edgeexit.backends.base import find_delegate, load_backend
 from edgeexit.backends.c import links_of
+from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
 from edgeexit.compiler import golden, verify
 from edgeexit.compiler.artifacts import tflite_of
 from edgeexit.compiler.bundle import tool_versions, write_bundle
@@ -22,6 +23,7 @@ from edgeexit.compiler.quantize import quantize
 from edgeexit.compiler.samples import input_spec, real_batches, spread
 from edgeexit.compiler.select import select
 from edgeexit.data.types import Splits
+from edgeexit.errors import ArgumentError
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.manifest import SCHEMA_VERSION
@@ -76,7 +78,8 @@ def compile_model(
         The bundle, opened and checked.
 
     Raises:
-        ArgumentError: No such backend or rule, or a drop that is not a share.
+        ArgumentError: No such backend or rule, a delegate without its backend, no range samples, or
+            a drop that is not a share.
         CompileError: A pass could not do its work; the subclass and the message say which and why.
         ModelError: The model does not fit the data.
         DataError: The calibration split is not usable.
@@ -87,6 +90,18 @@ def compile_model(
     output = Path(output)
     device = with_delegate(load_target(target), delegate)
     backends = tuple(dict.fromkeys(device.backends if backends is None else backends))
+    if delegate is not None and find_delegate(delegate).backend not in backends:
+        raise ArgumentError(
+            f"the delegate {delegate!r} is of a backend that is not asked for",
+            wanted=f"backend {find_delegate(delegate).backend!r} among those to lower to",
+            given=", ".join(backends),
+        )
+    if num_range_samples < 1:
+        raise ArgumentError(
+            "ranges need samples",
+            wanted="num_range_samples of 1 or more",
+            given=f"num_range_samples={num_range_samples}",
+        )
     samples = data.calibration
     called = name or output.name.removesuffix(".eexit")
     emits_c = device.emits_c and "tflite" in backends  # which is what C is made of
@@ -95,6 +110,8 @@ def compile_model(
     begin("check")  # what is known to go wrong goes wrong before any minute is spent
     check(model, data, device, backends, max_accuracy_drop, output, overwrite, finetune_epochs)
     decided_by = rule_named(rule)
+    if emits_c:
+        find_cmsis_nn(cmsis_nn)
     verified = spread(samples, NUM_VERIFIED_SAMPLES)
     batch = next(real_batches(verified, data.preprocessing, len(verified)))
 

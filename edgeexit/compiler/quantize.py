@@ -35,6 +35,7 @@ from edgeexit.backends.integer_ops import (
     set_constant,
     set_weight_scales,
     weight_scales,
+    where_of,
 )
 from edgeexit.backends.silence import silenced
 from edgeexit.compiler.samples import raw_input_parameters, real_batches, spread
@@ -43,6 +44,7 @@ from edgeexit.errors import QuantizationError
 from edgeexit.types import ExportedGraph, QuantizedGraph
 
 _OUTLIER_SHARE = 1e-3
+_CAT = torch.ops.aten.cat.default
 
 
 def quantize(
@@ -303,11 +305,42 @@ def _settle_parameters(module: GraphModule, raw_input: tuple[float, int] | None)
                 where=f"node {source.name!r}",
                 hint="do not concatenate, pool or reshape them together",
             )
+    for root, fixed in wanted.items():
+        members = [node for node in group if group[node] is root]
+        joined = [node for node in members if _source(node).target is _CAT]
+        if joined and not _holds(fixed, parameters_of(root)):
+            raise QuantizationError(
+                "a value of a given range is joined with one that needs a wider range",
+                wanted="values within {:.3g} to {:.3g}".format(*_range(fixed)),
+                given="{:.3g} to {:.3g}".format(*_range(parameters_of(root))),
+                where=where_of(_source(joined[0])),
+                hint="join it after a layer of its own: the input, a sigmoid and a softmax have "
+                "fixed scales, and what is concatenated shares one",
+            )
     for node in module.graph.nodes:
         if is_quantize(node):
             scale, zero_point = wanted.get(group[node], parameters_of(group[node]))
             _set_parameters(node, float(np.float32(scale)), zero_point)
     module.recompile()
+
+
+def _source(quantize_node: Node) -> Node:
+    source = quantize_node.args[0]
+    assert isinstance(source, Node)
+    return source
+
+
+def _range(parameters: tuple[float, int]) -> tuple[float, float]:
+    """The lowest and the highest value that int8 steps reach."""
+    scale, zero_point = parameters
+    return scale * (-128 - zero_point), scale * (127 - zero_point)
+
+
+def _holds(outer: tuple[float, int], inner: tuple[float, int]) -> bool:
+    """Whether one range lies in another, but for a hundredth of that."""
+    (low, high), (least, most) = _range(outer), _range(inner)
+    slack = (high - low) / 100
+    return low - slack <= least and most <= high + slack
 
 
 def _set_parameters(quantize_node: Node, scale: float, zero_point: int) -> None:

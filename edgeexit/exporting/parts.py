@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
-from edgeexit.errors import TargetError
+from edgeexit.backends.c.constants import comment
+from edgeexit.errors import BundleError, TargetError
 from edgeexit.resources import resource_folder
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.decision import batch_exits, batch_scores
@@ -43,12 +44,19 @@ def collect(bundle: Bundle, firmware: FirmwareSpec, cmsis_nn: Path | None) -> Pa
     """Reads all files that a project needs.
 
     Raises:
-        BundleError: A file of the bundle is damaged.
+        BundleError: A file of the bundle is damaged, or of another version.
         TargetError: The model uses CMSIS-NN, which was not found.
     """
     runtime = resource_folder("runtime")
     own = {Path(file.path).name: bundle.read(file) for file in firmware.files}
     kernels = [name for name in firmware.sources if not name.startswith(_CMSIS_NN)]
+    if missing := [name for name in kernels if not (runtime / "src" / name).is_file()]:
+        raise BundleError(
+            "the model uses a kernel that this version does not have",
+            wanted=missing[0],
+            where=bundle.path,
+            hint="export it with the version that compiled it, or compile it again",
+        )
     names = sorted({*kernels, *(path.name for path in (runtime / "src").glob("*.c"))})
     return Parts(
         project=re.sub(r"\W", "_", bundle.manifest.name).lower(),
@@ -108,7 +116,8 @@ def _samples(bundle: Bundle, firmware: FirmwareSpec) -> str:
     labels = logits[np.arange(len(logits)), exits].argmax(axis=1)
     rows = ",\n".join("    {" + _wrapped(row.tolist()) + "}" for row in inputs)
     num_samples, num_bytes = inputs.shape
-    return f"""/* Quantized samples of {point.dataset}, and what the reference answered. */
+    dataset = comment(point.dataset or "unknown data")
+    return f"""/* Quantized samples of {dataset}, and what the reference answered. */
 #ifndef EE_EXAMPLE_SAMPLES_H
 #define EE_EXAMPLE_SAMPLES_H
 

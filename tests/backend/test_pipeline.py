@@ -157,6 +157,13 @@ def not_a_number() -> np.ndarray[Any, Any]:
         ({"backends": ()}, ArgumentError, "no backend was named"),
         ({"target": "toaster"}, TargetError, "no target 'toaster'"),
         ({"max_accuracy_drop": 1.5}, ArgumentError, "not a share"),
+        ({"num_range_samples": 0}, ArgumentError, "ranges need samples"),
+        (
+            {"target": "cortex-m4", "backends": ("tflite",), "delegate": "cortex-m"},
+            ArgumentError,
+            "a backend that is not asked for",
+        ),
+        ({"target": "cortex-m4", "cmsis_nn": Path("/nowhere")}, ArgumentError, "not CMSIS-NN"),
         (
             {"data": with_calibration(images=np.zeros((8, 16, 16, 1), np.uint8))},
             EdgeExitError,

@@ -282,6 +282,27 @@ def test_ops_of_transformers(body: nn.Module, wanted: str) -> None:
     assert np.abs(difference).max() <= 2
 
 
+class EachPixel(nn.Module):
+    """A linear layer over the channels of a map, as in ConvNeXt, or over its width."""
+
+    def __init__(self, over_channels: bool) -> None:
+        super().__init__()
+        self.over_channels = over_channels
+        self.linear = nn.Linear(3 if over_channels else 8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(x, (1, 2))  # not a square
+        if self.over_channels:
+            return self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("over_channels", [True, False])
+def test_a_linear_layer_on_maps(over_channels: bool) -> None:
+    _, difference = made_of(Tail(EachPixel(over_channels), 6 if over_channels else 3))
+    assert np.abs(difference).max() <= 1
+
+
 def test_tokens_need_no_transpose() -> None:
     names, difference = made_of(Tokens())
     assert names == ["RESHAPE", "CONV_2D", "RESHAPE", "MEAN"]

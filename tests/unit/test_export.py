@@ -120,6 +120,25 @@ class Rows(nn.Module):
         return x.mean(1)
 
 
+@pytest.mark.parametrize("num_features", [8, 256])  # the latter as many as there are tokens
+def test_a_batch_norm_over_positions_is_not_the_layers(num_features: int) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, num_features)
+            self.norm = nn.BatchNorm1d(256)
+            nn.init.uniform_(self.norm.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(self.norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.linear(x.flatten(2).transpose(1, 2))).mean(1)[:, :5]
+
+    model = OneExit(Positions()).eval()
+    batch = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(1))
+    (given,) = canonicalize(export(model, IMAGE)).module(batch)
+    torch.testing.assert_close(given, model(batch)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_batch_norms_over_tokens_fold_into_linear_layers() -> None:
     model = OneExit(Rows()).eval()
     names = ops(model)

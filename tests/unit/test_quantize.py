@@ -276,6 +276,27 @@ def test_given_scales_that_must_be_one() -> None:
         quantized(OneExit(Pair()))
 
 
+@pytest.mark.parametrize("given", ["input", "sigmoid"])
+def test_a_value_that_would_be_clipped_by_what_it_is_joined_with(given: str) -> None:
+    class Joined(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            with torch.no_grad():
+                self.conv.weight *= factor
+                self.conv.bias *= factor
+            self.linear = nn.Linear(7, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            fixed = x if given == "input" else torch.sigmoid(x)
+            both = torch.cat([fixed, F.relu(self.conv(x))], 1)
+            return self.linear(both.mean((2, 3)))
+
+    with pytest.raises(QuantizationError, match="joined with one that needs a wider range"):
+        quantized(OneExit(Joined(30.0)))
+    quantized(OneExit(Joined(0.1)))  # fits
+
+
 def test_spread_takes_samples_from_everywhere() -> None:
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     chosen = spread(Samples(images, np.zeros(10, np.int64)), 4)

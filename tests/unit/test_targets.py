@@ -185,6 +185,7 @@ def test_what_is_wrong_with_a_file_is_said(
             "",
             r"\[core\] and \[toolchain\]",
         ),
+        ('"litert_reference"', '"litert"', "would not decide like the engine"),
         ('machine = "m4"', 'machine = "generic"', "emulator.machine has an unknown value"),
         ("[1, 1.25, 1.5]", "[1, 0.9, 1.5]", r"cost_profile\[0\].cycles(.|\n)*in order"),
         ("[1, 1.25, 1.5]", "[0, 1, 2]", "positive"),

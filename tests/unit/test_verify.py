@@ -29,6 +29,13 @@ def test_rounding_is_tolerated_and_counted() -> None:
     assert verify.compare(rounded, VALUES, "here") == verify.Difference(3, 12 / VALUES.size)
 
 
+def test_segments_that_pool_averages_may_differ_by_more() -> None:
+    pools = [verify._allowed_mean(segment) for segment in pieces("assorted").segments]
+    assert verify.AVERAGE_POOL_MEAN_LSB in pools
+    others = [verify._allowed_mean(segment) for segment in pieces("residual").segments]
+    assert set(others) == {verify.KERNEL_ROUNDING_MEAN_LSB}
+
+
 def test_one_wild_value_is_not() -> None:
     wild = VALUES.copy()
     wild[0, 0, 0, 0] += verify.KERNEL_ROUNDING_MAX_LSB + 1

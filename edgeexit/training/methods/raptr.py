@@ -22,8 +22,8 @@ end of the path, and a last stage that trains everything. Deviations:
   backward pass of what lies behind the prefix.
 - Phase "backbone" has one exit and draws paths only, which is the paper's method. Phase "heads"
   draws nothing: heads must learn the features that the frozen backbone gives them at run time.
-- A network whose blocks all change shape or feed an exit, such as ResNet-8, has none to bypass: only
-  the depth of the prefix is drawn there, and phase "backbone" is plain training.
+- A network whose blocks all change shape or feed an exit, such as ResNet-8, has none to bypass:
+  only the depth of the prefix is drawn there, and phase "backbone" is plain training.
 
 Under ``torch.compile`` most of a network with bypassable blocks runs as if it were not compiled.
 """
