@@ -1,9 +1,10 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all; docs/error_handling.md says what holds when."""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,9 @@ def write_folder(
 ) -> None:
     """Writes files into a folder beside ``output`` and renames it when it is complete.
 
-    Whatever interrupts that, Ctrl-C included, removes what was written.
+    Whatever interrupts that, Ctrl-C included, removes what was written. A process that is killed
+    leaves ``.NAME.TOKEN.partial`` and, in the middle of a replacement, the old folder as
+    ``.NAME.TOKEN.old``; neither is in the way of a later write.
 
     Args:
         files: Path below the folder -> content.
@@ -31,7 +34,8 @@ def write_folder(
     Raises:
         StorageError: Something is there already, or the disk is full or not writable.
     """
-    folder = output.parent / f".{output.name}.{os.getpid()}.partial"
+    # Not mkdtemp, whose folders nobody else may read.
+    folder = output.parent / f".{output.name}.{secrets.token_hex(4)}.partial"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -40,6 +44,8 @@ def write_folder(
             (folder / path).write_bytes(content)
         if check is not None:
             check(folder)
+        for entry in (folder, *folder.rglob("*")):
+            _to_disk(entry)
         _take_name(folder, output, replace)
     except OSError as exc:
         raise _storage_error(exc, output) from exc
@@ -48,18 +54,33 @@ def write_folder(
 
 
 def _take_name(folder: Path, output: Path, replace: bool) -> None:
-    if not (replace and output.exists()):
-        folder.rename(output)
-        return
     # A folder cannot replace another in one step: the old one makes room first.
     old = folder.with_suffix(".old")
-    output.rename(old)
     try:
+        if replace and output.exists():
+            output.rename(old)
         folder.rename(output)
     except BaseException:
-        old.rename(output)
+        if old.exists():
+            old.rename(output)
         raise
+    _to_disk(output.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk, where the system can say."""
+    if os.name != "posix":
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as exc:
+        # Some network drives cannot do it for folders.
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
 
 
 def _storage_error(exc: OSError, output: Path) -> StorageError:

@@ -7,10 +7,16 @@ from typing import Any
 
 import click
 
+from edgeexit.cli.given import refuse_given
 from edgeexit.cli.inspect import facts_of, show_bundle
 from edgeexit.cli.models import load_trained, trained_core, trained_rule
 from edgeexit.cli.output import emit, json_option, progress
 from edgeexit.errors import ArgumentError
+
+_NOT_FOR_TFLITE = (
+    *("source", "weights", "backends", "delegate", "rule", "core", "finetune_epochs"),
+    "max_accuracy_drop",
+)
 
 
 @click.command(
@@ -124,14 +130,11 @@ def command(
     with progress() as report:
         report("load the compiler", 0, 0)
         if model.endswith(".tflite"):
-            _refuse_options(
-                source=source,
-                weights=weights,
-                backends=backends,
-                delegate=delegate,
-                finetune_epochs=finetune_epochs,
-                rule=rule,
-                core=core,
+            refuse_given(
+                _NOT_FOR_TFLITE,
+                "a .tflite file is compiled as it is",
+                wanted="no --data, --weights, --backend, --delegate, --rule, --core, "
+                "--finetune-epochs or --max-accuracy-drop",
             )
             from edgeexit.compiler.from_tflite import compile_tflite
 
@@ -144,8 +147,10 @@ def command(
             )
         else:
             from edgeexit import data
+            from edgeexit.compiler.check import check_name
             from edgeexit.compiler.pipeline import compile_model
 
+            check_name(name or output.name.removesuffix(".eexit"))
             splits = data.load(source, progress=report)
             network = load_trained(
                 model,
@@ -169,15 +174,3 @@ def command(
                 **shared,
             )
     emit(facts_of(bundle), as_json=as_json, show=lambda out: show_bundle(out, bundle))
-
-
-def _refuse_options(**given: object) -> None:
-    """Complains of options that mean nothing for a ``.tflite`` file."""
-    for name, value in given.items():
-        if value:
-            raise ArgumentError(
-                "a .tflite file is compiled as it is",
-                wanted="no --data, --weights, --backend, --delegate, --rule, --core or "
-                "--finetune-epochs",
-                given=f"{name}={value!r}",
-            )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeexit.cli.output import emit, json_option, progress, table
+from edgeexit.cli.output import emit, json_option, line, progress, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +90,7 @@ def describe(source: str, cache: Path | None, as_json: bool) -> None:
 
 def _show(out: Console, facts: Mapping[str, Any]) -> None:
     image = " x ".join(map(str, facts["image_shape"]))
-    out.print(f"[bold]{facts['name']}[/bold]: images {image} {facts['dtype']}")
+    out.print(line((facts["name"], "bold"), f": images {image} {facts['dtype']}"))
     offset, multiplier = facts["preprocessing"].values()
     out.print(f"real value = (raw - {_numbers(offset)}) * {_numbers(multiplier)}")
     splits = facts["splits"]

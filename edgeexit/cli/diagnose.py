@@ -60,8 +60,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="About how many on the plane's longer side.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of samples and directions.")
-@click.option("--overwrite", is_flag=True, help="Replace an output that is there already.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of samples and directions.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace diagnostics that are there already.")
 @json_option
 def command(
     model: str,
@@ -83,12 +89,19 @@ def command(
     numerical rank, mutual information, confidence, over- and underthinking, collusion, and, with
     --against, mode connectivity. The test split is not looked at.
     """
-    _check(output, against, overwrite)
+    if len(against) > 2:
+        raise ArgumentError(
+            "a plane goes through three networks at most",
+            wanted="--against once or twice",
+            given=f"{len(against)} times",
+        )
     with progress() as report:
         report("load data and networks", 0, 0)
         from edgeexit import data
         from edgeexit.training.diagnostics import Settings, diagnose
+        from edgeexit.training.diagnostics.report import check_output
 
+        check_output(output, overwrite)
         splits = data.load(source, progress=report)
         first = load_trained(
             model,
@@ -118,23 +131,6 @@ def command(
             progress=report,
         )
     emit(_facts(found, output), as_json=as_json, show=lambda out: _show(out, found, names, output))
-
-
-def _check(output: Path, against: tuple[str, ...], overwrite: bool) -> None:
-    """Complains before the minutes that the work may take."""
-    if len(against) > 2:
-        raise ArgumentError(
-            "a plane goes through three networks at most",
-            wanted="--against once or twice",
-            given=f"{len(against)} times",
-        )
-    if output.exists() and not overwrite:
-        raise ArgumentError(
-            "the output folder is there already",
-            wanted="a new folder",
-            where=output,
-            hint="choose another, or replace it with --overwrite",
-        )
 
 
 def _other(name: str, first: MultiExitModel, splits: Splits) -> MultiExitModel:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeexit.cli.output import emit, json_option
+from edgeexit.cli.output import emit, json_option, line
 
 FORMATS = ("cmake", "zephyr", "arduino", "esp-idf", "cmsis")
 
@@ -48,6 +48,10 @@ def command(
         facts,
         as_json=as_json,
         show=lambda out: out.print(
-            f"{len(files)} files in [bold]{output}[/bold]; its README.md says how to build them"
+            line(
+                f"{len(files)} files in ",
+                (str(output), "bold"),
+                "; its README.md says how to build them",
+            )
         ),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeexit.cli.output import count, emit, json_option, jsonable, percent, table
+from edgeexit.cli.output import count, emit, json_option, jsonable, line, percent, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
     num_parameters = sum(segment.num_parameters for segment in manifest.segments)
     macs = sum(segment.macs for segment in manifest.segments)
     how = "uint8 - 128" if manifest.input.raw_is_subtraction else "(raw - offset) * multiplier"
-    out.print(f"[bold]{manifest.name}[/bold] for {manifest.target}, in {bundle.path}")
+    out.print(line((manifest.name, "bold"), f" for {manifest.target}, in {bundle.path}"))
     out.print(
         f"input {_tensor(manifest.input.tensor)} from {manifest.input.raw_dtype}, {how}; "
         f"{manifest.num_classes} classes; rule {manifest.decision.rule}"

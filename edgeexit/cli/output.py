@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 #: Called with what is being done, how much of it is done, and of how much.
 Report = Callable[[str, int, int], None]
@@ -35,28 +37,45 @@ data_option = click.option(
 def emit(value: object, *, as_json: bool, show: Callable[[Console], None]) -> None:
     """Prints ``value`` as JSON, or calls ``show`` with a console for people."""
     if as_json:
-        print(json.dumps(jsonable(value), indent=2))
+        print(json.dumps(jsonable(value), indent=2, allow_nan=False))
     else:
         show(console())
 
 
 def jsonable(value: object) -> Any:
-    """``value`` made of what JSON knows: dataclasses become objects, paths become texts."""
+    """``value`` made of what JSON knows: dataclasses become objects, paths become texts.
+
+    Infinities and what is not a number become null.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that keeps tables whole where the output is not a terminal."""
+    """A console that keeps tables whole where the output is not a terminal.
+
+    It prints texts as they are: names and paths are foreign, and may hold what rich takes for
+    markup or the name of an emoji.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 110, highlight=False)
+    width = None if stream.isatty() else 110
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """A line for a console, of texts and of pairs of a text and its style."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)
 
 
 def table(title: str, *columns: str, left: int = 1) -> Table:
@@ -82,7 +101,11 @@ def progress() -> Iterator[Report]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console(stderr=True), transient=True) as bars:
         # One bar that is called what is being done; it pulses where the amount is not known.
         bar = bars.tasks[bars.add_task("", total=None)]

@@ -7,14 +7,27 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from edgeexit.cli.output import count, duration, emit, json_option, percent, progress, table
+from edgeexit.cli.classes import check_classes
+from edgeexit.cli.given import refuse_given
+from edgeexit.cli.output import (
+    count,
+    duration,
+    emit,
+    json_option,
+    line,
+    percent,
+    progress,
+    table,
+)
 from edgeexit.cli.profile_qemu import show_qemu
-from edgeexit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeexit.profiling.report import Latency, Report
+
+_ON_HOST = ("engine", "threads", "warmup", "rounds")
+_UNDER_QEMU = ("target", "cost_profile", "cmsis_nn")
 
 
 @click.command(
@@ -95,19 +108,21 @@ def command(
     """
     from edgeexit import data
     from edgeexit.profiling import profile
+    from edgeexit.runtime.bundle import open_bundle
 
-    if on != "qemu" and (target or cost_profile):
-        raise ArgumentError(
-            "--target and --cost-profile are for --on qemu", wanted="--on qemu", given=f"--on {on}"
-        )
+    other, foreign = ("host", _ON_HOST) if on == "qemu" else ("qemu", _UNDER_QEMU)
+    refuse_given(foreign, f"--on {on} does not take this option", wanted=f"--on {other}")
+    opened = open_bundle(bundle)
     with progress() as report:
         if limit is None:
             limit = 100 if on == "qemu" else 500
-        samples = data.load(source, progress=report).parts()[split][:limit]
+        splits = data.load(source, progress=report)
+        check_classes(opened.manifest, splits.class_names, source)
+        samples = splits.parts()[split][:limit]
         report(f"profile on {on}", 0, 0)
         if on == "qemu":
             emulated = profile(
-                bundle,
+                opened,
                 samples.images,
                 samples.labels,
                 on="qemu",
@@ -119,7 +134,7 @@ def command(
             emit(emulated, as_json=as_json, show=lambda out: show_qemu(out, emulated))
             return
         result = profile(
-            bundle,
+            opened,
             samples.images,
             samples.labels,
             on=cast(Literal["host"], on),
@@ -136,9 +151,12 @@ def show_report(out: Console, report: Report) -> None:
     """Prints a report as tables."""
     device = report.device
     out.print(
-        f"[bold]{report.bundle}[/bold] at {report.operating_point} with {device.engine} "
-        f"{device.engine_version or ''}, {device.num_threads} thread(s), on {device.transport}: "
-        f"{device.cpu or 'unknown processor'} ({device.num_cpus} CPUs, {device.system})"
+        line(
+            (report.bundle, "bold"),
+            f" at {report.operating_point} with {device.engine} {device.engine_version or ''}, "
+            f"{device.num_threads} thread(s), on {device.transport}: "
+            f"{device.cpu or 'unknown processor'} ({device.num_cpus} CPUs, {device.system})",
+        )
     )
     out.print(
         f"{report.num_samples:,} samples one by one, {report.rounds} rounds in turns with the "

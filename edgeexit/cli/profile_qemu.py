@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeexit.cli.output import count, percent, table
+from edgeexit.cli.output import count, line, percent, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +17,10 @@ def show_qemu(out: Console, profile: QemuProfile) -> None:
     """Prints a profile as tables."""
     chain = profile.chain
     out.print(
-        f"[bold]{profile.bundle}[/bold] at {profile.operating_point} for {profile.target}: "
-        f"{chain.machine}"
+        line(
+            (profile.bundle, "bold"),
+            f" at {profile.operating_point} for {profile.target}: {chain.machine}",
+        )
     )
     out.print(f"{chain.emulator.partition(' (')[0]}, {chain.compiler}")
     if profile.note:

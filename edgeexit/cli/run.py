@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeexit.cli.classes import check_classes
+from edgeexit.cli.given import refuse_given
 from edgeexit.cli.output import count, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError, DataError
 
@@ -66,6 +68,10 @@ def command(
     """
     if (source is None) == (not images):
         raise click.UsageError("Give either --data or image files.")
+    if images:
+        refuse_given(("split", "limit"), "images have no splits", wanted="--data SOURCE")
+    if static:
+        refuse_given(("point",), "the network without early exits has no points", "no --static")
     from edgeexit.runtime.session import Session
 
     session = Session(
@@ -79,7 +85,9 @@ def command(
     from edgeexit import data
 
     with progress() as report:
-        samples = data.load(source, progress=report).parts()[split][:limit]
+        splits = data.load(source, progress=report)
+        check_classes(manifest, splits.class_names, source)
+        samples = splits.parts()[split][:limit]
         results = _run_all(session, samples.images, report)
     costs = _costs(manifest, static)
     summary = _summary(results, samples.labels, manifest, costs)
@@ -164,10 +172,11 @@ def _show_summary(out: Console, summary: dict[str, Any]) -> None:
 
 
 def _answer(path: Path, result: Result, manifest: Manifest) -> dict[str, Any]:
+    names = manifest.class_names
     return {
         "image": str(path),
         "label": result.label,
-        "class": manifest.class_names[result.label],
+        "class": names[result.label] if names else str(result.label),
         "confidence": result.confidence,
         "exit": result.exit,
         "exit_name": manifest.segments[result.exit].exit_name,
@@ -188,30 +197,35 @@ def _show_answers(out: Console, answers: Sequence[dict[str, Any]]) -> None:
 
 def _read(path: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """An image as uint8 ``[height, width, channels]``, of exactly the model's size."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError as exc:
-        raise DataError(
-            "image files need Pillow", where=path, hint="pip install 'edgeexit[images]'"
-        ) from exc
     import numpy as np
 
-    _, height, width, channels = manifest.input.tensor.shape
-    if channels not in (1, 3):
-        raise ArgumentError(
-            "the model does not take pictures", wanted="1 or 3 channels", given=channels
-        )
-    try:
-        with Image.open(path) as image:
-            if image.size != (width, height):
-                raise DataError(
-                    "the image is not of the model's size",
-                    wanted=f"{width} x {height} pixels",
-                    given=f"{image.size[0]} x {image.size[1]} pixels",
-                    where=path,
-                    hint=f"resize it first, as the training images were, to {width} x {height}",
-                )
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as exc:
-        raise DataError("the image cannot be read", given=exc, where=path) from exc
+    from edgeexit.data.folder import open_image
+
+    height, width, channels = _picture_shape(manifest)
+    with open_image(path) as image:
+        if image.size != (width, height):
+            raise DataError(
+                "the image is not of the model's size",
+                wanted=f"{width} x {height} pixels",
+                given=f"{image.size[0]} x {image.size[1]} pixels",
+                where=path,
+                hint=f"resize it first, as the training images were, to {width} x {height}",
+            )
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
     return pixels.reshape(height, width, channels)
+
+
+def _picture_shape(manifest: Manifest) -> tuple[int, int, int]:
+    """Height, width and channels of the model's input, if that is a picture."""
+    takes = manifest.input
+    shape = takes.tensor.shape
+    if takes.raw_dtype != "uint8" or len(shape) != 4 or shape[3] not in (1, 3):
+        raise ArgumentError(
+            "the model does not take pictures",
+            wanted="input of uint8 [1, height, width, 1 or 3]",
+            given=f"{takes.raw_dtype} {list(shape)}",
+            hint="give numbers, prepared as the model was trained: an .npz file with --data, or an "
+            "array to edgeexit.Session.run",
+        )
+    _, height, width, channels = shape
+    return height, width, channels

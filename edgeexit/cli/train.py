@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeexit.cli.given import refuse_given
 from edgeexit.cli.models import ModelName, build_model, check_description, write_description
 from edgeexit.cli.output import console, data_option, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError
@@ -225,14 +226,12 @@ def _check_shares(strategy: str) -> None:
     """Options of two phases are not given to a strategy that has others."""
     from edgeexit.training.strategies import has_two_phases
 
-    source = click.get_current_context().get_parameter_source
-    for name in ("backbone_share", "second_phase_rate"):
-        if source(name) is click.core.ParameterSource.COMMANDLINE and not has_two_phases(strategy):
-            raise ArgumentError(
-                f"--{name.replace('_', '-')} means nothing for this strategy",
-                wanted="disjoint or mixed with it; a list of phases has shares and rates itself",
-                given=f"--strategy {strategy}",
-            )
+    if not has_two_phases(strategy):
+        refuse_given(
+            ("backbone_share", "second_phase_rate"),
+            f"the strategy {strategy} has no two phases that share a budget",
+            wanted="disjoint or mixed with it; a list of phases has shares and rates itself",
+        )
 
 
 def _seed(seed: int) -> None:

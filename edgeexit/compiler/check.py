@@ -10,9 +10,17 @@ import numpy as np
 from edgeexit.backends.base import BACKENDS
 from edgeexit.data.types import Samples, Splits
 from edgeexit.data.validate import check_samples
-from edgeexit.errors import ArgumentError, DataError, ModelError, StorageError, TargetError
+from edgeexit.errors import (
+    ArgumentError,
+    BundleError,
+    DataError,
+    ModelError,
+    StorageError,
+    TargetError,
+)
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.runtime.decision import MAX_CLASSES
+from edgeexit.runtime.manifest import file_name, plain_text
 from edgeexit.targets import Target
 
 
@@ -34,7 +42,7 @@ def check(
         TargetError: The target does not take one of the backends.
         ModelError: The model has no exits, too many classes, or others than the data.
         DataError: The calibration split, or the training split where it is needed, is empty, of
-            the wrong shape or dtype, or not finite.
+            the wrong shape or dtype, or not finite; or a manifest cannot hold a class's name.
         StorageError: The output exists, or cannot be written.
     """
     if not backends:
@@ -85,6 +93,7 @@ def check(
                 wanted=f"1, or {channels} (one for each channel)",
                 given=len(numbers),
             )
+    _check_texts(data)
     check_output(output, overwrite)
 
 
@@ -105,6 +114,34 @@ def _check_training_split(data: Splits) -> None:
             given=f"{len(train)} samples of {(str(form[0]), *form[1:])}",
             where=where,
         )
+
+
+def _check_texts(data: Splits) -> None:
+    texts = {f"class_names[{label}]": name for label, name in enumerate(data.class_names)}
+    for where, text in {"name": data.name, **texts}.items():
+        try:
+            plain_text(text, where)
+        except BundleError as exc:
+            raise DataError(
+                "a bundle cannot hold this name of the data",
+                wanted=exc.wanted,
+                given=repr(text),
+                where=where,
+                hint="rename it in the data; of a folder, classes are the folders in it",
+            ) from exc
+
+
+def check_name(name: str) -> None:
+    """Raises `ArgumentError` where a bundle may not be called ``name``."""
+    try:
+        file_name(name, "name")
+    except BundleError as exc:
+        raise ArgumentError(
+            "a bundle cannot have this name",
+            wanted=exc.wanted,
+            given=repr(name),
+            hint="give it another than its folder's: --name NAME, name=...",
+        ) from exc
 
 
 def check_output(output: Path, overwrite: bool) -> None:

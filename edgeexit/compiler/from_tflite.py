@@ -7,6 +7,7 @@ and gives int8, with the scale and zero point that its manifest states.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from edgeexit.backends.c.program import Conv2D, DepthwiseConv2D, FullyConnected,
 from edgeexit.backends.c.reader import read_model
 from edgeexit.compiler.artifacts import load
 from edgeexit.compiler.bundle import tool_versions, write_bundle
-from edgeexit.compiler.check import check_output
+from edgeexit.compiler.check import check_name, check_output
 from edgeexit.compiler.firmware import compile_firmware
 from edgeexit.errors import DataError, LoweringError, TargetError
 from edgeexit.runtime.bundle import Bundle
@@ -77,6 +78,7 @@ def compile_tflite(
         progress: Told the name of each pass, how many passes are done, and how many there are.
 
     Raises:
+        ArgumentError: A bundle cannot have the name.
         DataError: The file cannot be read.
         LoweringError: It is damaged, or holds an op, type or shape that is not supported.
         TargetError: No such target, or the program does not fit it.
@@ -91,17 +93,23 @@ def compile_tflite(
         )
     check_output(output, overwrite)
     called = name or output.name.removesuffix(".eexit")
+    check_name(called)
     tell = progress or (lambda _name, _done, _of: None)
 
     tell("read", 0, 3)
     content = _read_file(path)
     program_from_file(content, path.name)  # complains of what the file itself has
-    content = with_plain_ends(content)
+    try:
+        content = with_plain_ends(content)
+    except (IndexError, ValueError, TypeError, struct.error) as exc:
+        raise LoweringError(
+            "the model's file is damaged", wanted="a whole .tflite file", given=exc, where=path
+        ) from exc
     parsed = read_model(content, path.name)
     segment = _segment(
         program_from_chain([parsed], [[Link(CHAIN_INPUT)]]),
-        _tensor(input_edge(parsed), parsed.where),
-        _tensor(output_edge(parsed), parsed.where),
+        _tensor(input_edge(parsed), "input", parsed.where),
+        _tensor(output_edge(parsed), "logits_0", parsed.where),
     )
     artifact = Artifact("tflite", _PATH, content, ((0, None),), "NHWC")
 
@@ -162,15 +170,16 @@ def with_plain_ends(content: bytes) -> bytes:
     Args:
         content: A file that `read_model` has checked.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = _parts_of(schema.Model.GetRootAs(content, 0))
     main = model.subgraphs[0]
     kinds, int8 = schema.BuiltinOperator, schema.TensorType.INT8
-    made = {operator.outputs[0]: operator for operator in main.operators}
 
     def kind(operator: Any) -> int:
         code = model.operatorCodes[operator.opcodeIndex]
         return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
+    main.operators = [op for op in main.operators if len(op.inputs) and len(op.outputs)]
+    made = {operator.outputs[0]: operator for operator in main.operators}
     for operator in main.operators:
         first = operator.inputs[0]
         is_first = kind(operator) == kinds.QUANTIZE and first in main.inputs
@@ -193,10 +202,24 @@ def with_plain_ends(content: bytes) -> bytes:
     main.operators = kept[::-1]
     for tensor in main.tensors:
         tensor.shapeSignature = None
-    model.signatureDefs = None  # they name tensors that may be no ends any more
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _parts_of(packed: Any) -> Any:
+    """What runs of a model; metadata and signatures, which nobody has checked, are left out."""
+    model = schema.ModelT()
+    model.version = packed.Version()
+    model.operatorCodes = [
+        schema.OperatorCodeT.InitFromObj(packed.OperatorCodes(index))
+        for index in range(packed.OperatorCodesLength())
+    ]
+    model.subgraphs = [schema.SubGraphT.InitFromObj(packed.Subgraphs(0))]
+    model.buffers = [
+        schema.BufferT.InitFromObj(packed.Buffers(index)) for index in range(packed.BuffersLength())
+    ]
+    return model
 
 
 def _read_file(path: Path) -> bytes:
@@ -213,7 +236,8 @@ def _read_file(path: Path) -> bytes:
         raise DataError("the model cannot be read", given=exc.strerror, where=path) from exc
 
 
-def _tensor(edge: Edge, where: str) -> TensorSpec:
+def _tensor(edge: Edge, name: str, where: str) -> TensorSpec:
+    """An end of the model; its own name may be none, or one that no manifest takes."""
     if not edge.shape or edge.shape[0] != 1:
         raise LoweringError(
             "the model has another batch than one",
@@ -222,7 +246,7 @@ def _tensor(edge: Edge, where: str) -> TensorSpec:
             where=where,
         )
     return TensorSpec(
-        edge.name, edge.shape, edge.scale, edge.zero_point, "NHWC" if len(edge.shape) == 4 else "ND"
+        name, edge.shape, edge.scale, edge.zero_point, "NHWC" if len(edge.shape) == 4 else "ND"
     )
 
 

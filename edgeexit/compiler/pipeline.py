@@ -12,7 +12,7 @@ from edgeexit.compiler import golden, verify
 from edgeexit.compiler.artifacts import tflite_of
 from edgeexit.compiler.bundle import tool_versions, write_bundle
 from edgeexit.compiler.canonicalize import canonicalize
-from edgeexit.compiler.check import check
+from edgeexit.compiler.check import check, check_name
 from edgeexit.compiler.decisions import decision_for, drops_for, rule_named
 from edgeexit.compiler.delegates import with_delegate
 from edgeexit.compiler.export import export
@@ -78,8 +78,8 @@ def compile_model(
         The bundle, opened and checked.
 
     Raises:
-        ArgumentError: No such backend or rule, a delegate without its backend, no range samples, or
-            a drop that is not a share.
+        ArgumentError: No such backend or rule, a name that a bundle cannot have, a delegate without
+            its backend, no range samples, or a drop that is not a share.
         CompileError: A pass could not do its work; the subclass and the message say which and why.
         ModelError: The model does not fit the data.
         DataError: The calibration split is not usable.
@@ -108,6 +108,7 @@ def compile_model(
     begin = _Progress(progress, num_passes=5 + 3 * len(backends) + emits_c + (finetune_epochs > 0))
 
     begin("check")  # what is known to go wrong goes wrong before any minute is spent
+    check_name(called)
     check(model, data, device, backends, max_accuracy_drop, output, overwrite, finetune_epochs)
     decided_by = rule_named(rule)
     if emits_c:

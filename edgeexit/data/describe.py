@@ -16,12 +16,17 @@ def describe(splits: Splits) -> dict[str, Any]:
         ``name``, ``image_shape`` (height, width, channels), ``dtype``, ``class_names``,
         ``preprocessing``, ``augmentation`` and ``splits``: for each split ``num_samples`` and
         ``per_class``, the number of samples by class name (None where a stream does not tell).
+        Where two classes share a name, as the cranes of ImageNet do, every name is preceded by
+        its number: ``0: tench``.
     """
+    names = list(splits.class_names)
+    if len(set(names)) < len(names):
+        names = [f"{number}: {name}" for number, name in enumerate(names)]
     return {
         "name": splits.name,
         "image_shape": list(splits.image_shape),
         "dtype": str(splits.calibration.images.dtype),
-        "class_names": list(splits.class_names),
+        "class_names": names,
         "preprocessing": {
             "offset": list(splits.preprocessing.offset),
             "multiplier": list(splits.preprocessing.multiplier),
@@ -37,7 +42,7 @@ def describe(splits: Splits) -> dict[str, Any]:
                 if samples.labels is None
                 else dict(
                     zip(
-                        splits.class_names,
+                        names,
                         np.bincount(samples.labels, minlength=splits.num_classes).tolist(),
                         strict=True,
                     )

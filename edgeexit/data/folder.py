@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeexit.data.split import stratified_order
+from edgeexit.data.streaming_decode import FORMATS
 from edgeexit.data.types import Samples
 from edgeexit.data.validate import check_num_bytes
 from edgeexit.errors import DataError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_FORMATS = (*FORMATS, "TIFF")
 _GREY_MODES = frozenset(("1", "L"))
 _COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
 
@@ -98,9 +101,9 @@ def _read(parts: Mapping[str, Mapping[str, Sequence[Path]]]) -> dict[str, Sample
         images = np.empty((len(files), size[1], size[0], channels), np.uint8)
         order = stratified_order(labels, seed=0)
         for row, position in enumerate(order):
-            with _open(files[position]) as image:
-                pixels = _pixels(image, files[position], "L" if grey else "RGB")
-            images[row] = pixels.reshape(images.shape[1:])
+            with open_image(files[position]) as image:
+                pixels = np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
+                images[row] = pixels.reshape(images.shape[1:])
         samples[part] = Samples(images, labels[order])
     return samples
 
@@ -110,7 +113,7 @@ def _size_and_colour(paths: Sequence[Path]) -> tuple[tuple[int, int], bool]:
     size: tuple[int, int] | None = None
     grey = True
     for path in paths:
-        with _open(path) as image:
+        with open_image(path) as image:
             if size is not None and image.size != size:
                 raise DataError(
                     "the images differ in size",
@@ -119,20 +122,23 @@ def _size_and_colour(paths: Sequence[Path]) -> tuple[tuple[int, int], bool]:
                     where=path,
                     hint="resize them first: a network has one input shape",
                 )
-            if image.mode not in _GREY_MODES | _COLOUR_MODES:
-                raise DataError(
-                    "the image has another pixel format",
-                    wanted="8 bits a channel",
-                    given=f"mode = {image.mode}",
-                    where=path,
-                )
             size = image.size
             grey = grey and image.mode in _GREY_MODES
     assert size is not None
     return size, grey
 
 
-def _open(path: Path) -> Image:
+@contextmanager
+def open_image(path: Path) -> Iterator[Image]:
+    """Opens an image file of 8 bits a channel; its pixels are decoded when they are asked for.
+
+    Args:
+        path: A file in one of the formats that class folders may hold.
+
+    Raises:
+        DataError: It cannot be read, on entry or inside the ``with``, or has more than 8 bits a
+            channel; or Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as exc:
@@ -140,13 +146,17 @@ def _open(path: Path) -> Image:
             "reading images needs Pillow", where=path, hint="pip install 'edgeexit[images]'"
         ) from exc
     try:
-        return Image.open(path)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise DataError("the image cannot be read", given=exc, where=path) from exc
-
-
-def _pixels(image: Image, path: Path, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    try:
-        return np.asarray(image.convert(mode), np.uint8)
-    except (OSError, SyntaxError) as exc:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.mode not in _GREY_MODES | _COLOUR_MODES:
+                raise DataError(
+                    "the image has another pixel format",
+                    wanted="8 bits a channel",
+                    given=f"mode = {image.mode}",
+                    where=path,
+                )
+            yield image
+    except DataError:
+        raise
+    except Exception as exc:
+        # Over damaged bytes Pillow's decoders raise errors of many kinds, ValueError among them.
         raise DataError("the image cannot be read", given=exc, where=path) from exc

@@ -183,7 +183,7 @@ def _checked(given: _Given, parts: Mapping[str, Samples]) -> Splits:
     train = parts["train"]
     names = given.class_names
     if names is None:
-        names = tuple(map(str, range(int(train.labels.max()) + 1)))
+        names = _numbered(train, where=f"{given.name}, train split")
     image_shape = train.images.shape[1:]
     for part in _PARTS:
         where = f"{given.name}, {part} split"
@@ -209,6 +209,22 @@ def _checked(given: _Given, parts: Mapping[str, Samples]) -> Splits:
         # Whether a mirrored image is still of its class is not for this code to guess.
         augmentation=Augmentation(crop_padding=0, horizontal_flip=False),
     )
+
+
+def _numbered(train: Samples, *, where: str) -> tuple[str, ...]:
+    """The names 0, 1, ... of classes that only their labels tell of."""
+    present = np.unique(train.labels)
+    count = int(present[-1]) + 1
+    if count > len(train):
+        # Some class has no sample, and names for all of them may not fit in memory.
+        raise DataError(
+            "classes have no training samples",
+            wanted=f"a sample of each of {count} classes",
+            given=f"none of {np.flatnonzero(present != np.arange(len(present)))[0]}",
+            where=where,
+            hint="labels count from 0 without gaps",
+        )
+    return tuple(map(str, range(count)))
 
 
 def _known(recipe: Recipe, cache: Path, progress: Progress | None) -> Splits:

@@ -103,7 +103,14 @@ class StreamedSource:
                     wanted="a positive integer",
                     given=f"{name}={value!r}",
                 )
-        self.decoding()
+        for name, kinds in (("grey", bool), ("image", str | None), ("label", str | None)):
+            if not isinstance(getattr(self, name), kinds):
+                raise ArgumentError(
+                    "a field of a streamed dataset has the wrong type",
+                    wanted=getattr(kinds, "__name__", kinds),
+                    given=f"{name}={getattr(self, name)!r}",
+                )
+        _check_preprocessing(self.preprocessing, self.decoding().image_shape[2])
 
     def decoding(self) -> Decoding:
         """What an encoded image becomes."""
@@ -121,7 +128,7 @@ def read_source(path: Path) -> StreamedSource:
 
     Raises:
         DataError: The file is not TOML, or a field is missing, unknown or of the wrong type.
-        ArgumentError: A field is out of range.
+        ArgumentError: A field is out of range, or of the wrong type where Python would accept it.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -149,13 +156,25 @@ def read_source(path: Path) -> StreamedSource:
         height, width = table["image_size"]
         table["image_size"] = (height, width)
         return StreamedSource(**{"name": path.stem, **table}, folder=path.parent)
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as exc:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError,
+            RecursionError) as exc:  # fmt: skip
         raise DataError(
             "the description of a streamed dataset cannot be read",
             given=f"{type(exc).__name__}: {exc}",
             where=path,
             hint="docs/datasets.md shows every field",
         ) from exc
+
+
+def _check_preprocessing(preprocessing: Preprocessing, channels: int) -> None:
+    for name in ("offset", "multiplier"):
+        numbers = getattr(preprocessing, name)
+        if len(numbers) not in (1, channels) or not all(map(math.isfinite, numbers)):
+            raise ArgumentError(
+                "the preprocessing of a streamed dataset is out of range",
+                wanted=f"1 finite number, or {channels} (one for each channel)",
+                given=f"{name}={tuple(numbers)}",
+            )
 
 
 def open_stream(

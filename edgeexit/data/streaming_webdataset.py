@@ -36,6 +36,11 @@ from edgeexit.errors import DataError
 
 IMAGE_EXTENSIONS = ("bmp", "jpeg", "jpg", "pgm", "png", "ppm", "webp")
 _MAX_LABEL_BYTES = 256
+# What tarfile raises for headers that were made to do harm: sizes that fit no integer or no memory,
+# long names of long names.
+_TAR_ERRORS = (
+    OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,7 @@ class TarRecords:
                 file.seek(int(self.places[position, 0]))
                 with tarfile.open(fileobj=file, mode="r:") as archive:
                     member = archive.next()
-        except (OSError, tarfile.TarError):
+        except _TAR_ERRORS:
             member = None
         return f"{path}, {_split(member.name)[0] if member else f'sample {position}'}"
 
@@ -169,11 +174,11 @@ def _samples(
                 parts |= {kind: member} if kind else {}
             if parts:
                 yield _sample(file, path, key, parts, class_names)
-    except (OSError, tarfile.TarError) as exc:
+    except _TAR_ERRORS as exc:
         raise DataError(
             "the shard cannot be read",
             wanted="a tar file that is not compressed",
-            given=exc,
+            given=repr(exc),
             where=path,
         ) from exc
 
@@ -182,6 +187,14 @@ def _members(archive: tarfile.TarFile, file: IO[bytes], path: Path) -> Iterator[
     while (member := archive.next()) is not None:
         # A shard may have a million members: they are not gathered.
         archive.members.clear()  # type: ignore[attr-defined]
+        if archive.offset <= member.offset:
+            # A negative size would lead back to the same members again and again.
+            raise DataError(
+                "the shard is damaged",
+                wanted="a member of a positive size",
+                given=f"{member.size} bytes",
+                where=f"{path}, byte {member.offset}",
+            )
         if member.isreg() and not member.issparse():
             if member.offset_data + member.size > os.fstat(file.fileno()).st_size:
                 raise DataError(

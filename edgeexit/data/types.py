@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.errors import ArgumentError
+
 if TYPE_CHECKING:
     from edgeexit.data.streaming import StreamedSplit
 
@@ -51,10 +53,27 @@ class Augmentation:
     Attributes:
         crop_padding: Pixels of padding on each side before a crop of the original size; 0 is none.
         horizontal_flip: Whether a mirrored image is still one of its class.
+
+    Raises:
+        ArgumentError: A field is of another type, or the padding is negative.
     """
 
     crop_padding: int
     horizontal_flip: bool
+
+    def __post_init__(self) -> None:
+        if type(self.crop_padding) is not int or self.crop_padding < 0:
+            raise ArgumentError(
+                "the padding of an augmentation is out of range",
+                wanted="0 or a positive integer, in pixels",
+                given=f"crop_padding={self.crop_padding!r}",
+            )
+        if type(self.horizontal_flip) is not bool:
+            raise ArgumentError(
+                "the flip of an augmentation is neither on nor off",
+                wanted="true or false",
+                given=f"horizontal_flip={self.horizontal_flip!r}",
+            )
 
 
 @dataclass(frozen=True, eq=False)

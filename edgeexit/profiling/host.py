@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.errors import ArgumentError
+from edgeexit.errors import ArgumentError, DataError
 from edgeexit.profiling.report import Device, ExitProfile, Report, SegmentProfile, measured
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.engines import ENGINES
@@ -58,6 +58,7 @@ def profile_host(
 
     Raises:
         ArgumentError: A number is not positive, or samples and labels differ in length.
+        DataError: A label is none of the bundle's classes.
         EngineError: The engine is missing or failed.
     """
     for name, value in (
@@ -74,6 +75,13 @@ def profile_host(
             "samples and labels differ in length",
             wanted=f"{len(samples)} labels",
             given=f"{len(labels)} labels",
+        )
+    num_classes = bundle.manifest.num_classes
+    if labels is not None and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise DataError(
+            "the labels are of other classes than the bundle's",
+            wanted=f"0 to {num_classes - 1}",
+            given=f"{labels.min()} to {labels.max()}",
         )
     chain = Session(bundle, engine=engine, operating_point=operating_point, num_threads=num_threads)
     static = _static_session(bundle, engine, num_threads)

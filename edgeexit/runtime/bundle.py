@@ -14,7 +14,6 @@ import io
 import os
 import stat
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from edgeexit.types import ArtifactSpec, FileSpec, Manifest
 _MAX_ENTRIES = 10_000
 _MAX_ARRAYS = 64
 _MAX_ARRAY_BYTES = 1 << 30
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those of NumPy. zipfile unpacks the others without a limit."""
 _AGAIN = "compile the model again, or fetch the bundle again"
 
 
@@ -60,11 +61,16 @@ class Bundle:
     def golden(self) -> dict[str, NDArray[Any]]:
         """The golden vectors, as docs/bundle_format.md describes them.
 
+        ``labels`` and ``logits`` are missing where a model came without data.
+
         Raises:
-            BundleError: If the file is damaged or is not a plain archive of arrays.
+            BundleError: If the file is damaged or is not a plain archive of arrays, or if an array
+                is missing or does not fit the manifest.
         """
         where = f"{self.path.name}/{self.manifest.golden.path}"
-        return read_arrays(self.read(self.manifest.golden), where)
+        arrays = read_arrays(self.read(self.manifest.golden), where)
+        _check_golden(arrays, self.manifest, where)
+        return arrays
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -134,15 +140,48 @@ def read_arrays(content: bytes, where: str) -> dict[str, NDArray[Any]]:
                 )
             return {
                 entry.filename.removesuffix(".npy"): _read_array(
-                    archive.read(entry), f"{where}, {entry.filename}"
+                    _unpacked(archive, entry), f"{where}, {entry.filename}"
                 )
                 for entry in entries
             }
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError,
-            RuntimeError, EOFError) as exc:  # fmt: skip
+    except BundleError:
+        raise
+    except Exception as exc:
+        # zipfile passes on what its codecs, the file and the decoder of names raise.
         raise BundleError(
-            "an archive of arrays cannot be read", given=exc, where=where, hint=_AGAIN
+            "an archive of arrays cannot be read", given=repr(exc), where=where, hint=_AGAIN
         ) from exc
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The content of a member, which takes no more memory than its directory states."""
+    if entry.compress_type not in _COMPRESSIONS:
+        raise ValueError(f"{entry.filename}: compression {entry.compress_type}")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
+
+
+def _check_golden(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> None:
+    """Raises where an array is missing, or has another dtype or shape than the manifest implies."""
+    num_samples = max(1, len(np.atleast_1d(arrays["inputs"]))) if "inputs" in arrays else 1
+    logits = ("int8", (num_samples, len(manifest.segments), manifest.num_classes))
+    numbers = ("int64", (num_samples,))
+    needed: dict[str, tuple[str, tuple[int, ...]]]
+    needed = {"inputs": ("int8", (num_samples, *manifest.input.tensor.shape[1:]))}
+    for backend in manifest.points:
+        needed |= {f"logits_{backend}": logits, f"exits_{backend}": numbers}
+    for name, (dtype, shape) in {**needed, "labels": numbers, "logits": logits}.items():
+        array = arrays.get(name)
+        if array is None and name not in needed:
+            continue
+        if array is None or array.dtype != dtype or array.shape != shape:
+            raise BundleError(
+                "the golden vectors do not fit the manifest",
+                wanted=f"{name}: {dtype} {list(shape)}",
+                given="nothing" if array is None else f"{array.dtype} {list(array.shape)}",
+                where=where,
+                hint=_AGAIN,
+            )
 
 
 def _read_array(content: bytes, where: str) -> NDArray[Any]:
@@ -162,7 +201,8 @@ def _read_array(content: bytes, where: str) -> NDArray[Any]:
             raise ValueError(f"{len(content) - stream.tell()} bytes for {dtype} {shape}")
         stream.seek(0)
         array = np.load(stream, allow_pickle=False)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as exc:
+    except Exception as exc:
+        # NumPy hands the header to Python's tokenizer and parser, which raise what they like.
         raise BundleError(
             "an array cannot be read",
             wanted="numbers or booleans, format 1.0, exactly as long as the header says",

@@ -124,7 +124,7 @@ def _check_version(version: object) -> None:
 def _manifest(document: object) -> Manifest:
     value = _object(document, "", Manifest)
     num_classes = _integer(value["num_classes"], "num_classes", 2, rules.MAX_CLASSES)
-    class_names = _sequence(value["class_names"], "class_names", 0, rules.MAX_CLASSES, _text)
+    class_names = _sequence(value["class_names"], "class_names", 0, rules.MAX_CLASSES, plain_text)
     if class_names and len(class_names) != num_classes:
         _fail("are not one for each class", "class_names", f"{num_classes}, or none",
               len(class_names))  # fmt: skip
@@ -133,8 +133,8 @@ def _manifest(document: object) -> Manifest:
     decision = _decision(value["decision"], "decision", len(segments))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        name=_file_name(value["name"], "name"),
-        target=_text(value["target"], "target"),
+        name=file_name(value["name"], "name"),
+        target=plain_text(value["target"], "target"),
         num_classes=num_classes,
         class_names=class_names,
         static_macs=_integer(value["static_macs"], "static_macs", 1, MAX_COUNT),
@@ -170,7 +170,7 @@ def _tensor(document: object, where: str) -> TensorSpec:
     if layout != "ND" and len(shape) != 4:
         _fail("does not fit the layout", f"{where}.shape", f"4 dimensions for {layout}", shape)
     return TensorSpec(
-        name=_text(value["name"], f"{where}.name"),
+        name=plain_text(value["name"], f"{where}.name"),
         shape=shape,
         scale=_scale(value["scale"], f"{where}.scale"),
         zero_point=_integer(value["zero_point"], f"{where}.zero_point", -128, 127),
@@ -194,10 +194,8 @@ def _input(document: object, where: str) -> InputSpec:
                   f"1 number, or {tensor.shape[-1]} (one for each channel)",
                   len(numbers))  # fmt: skip
     if spec.raw_is_subtraction:
-        exact = spec.raw_dtype == "uint8" and np.array_equal(
-            byte_table(spec), np.broadcast_to(np.arange(-128, 128)[:, None], byte_table(spec).shape)
-        )
-        if not exact:
+        subtracted = np.arange(-128, 128)[:, np.newaxis]
+        if spec.raw_dtype != "uint8" or (byte_table(spec) != subtracted).any():
             _fail("is not what scale, offset and multiplier give", f"{where}.raw_is_subtraction",
                   "true only where int8 = uint8 - 128 for all 256 values", True)  # fmt: skip
     return spec
@@ -208,7 +206,7 @@ def _segment(document: object, where: str) -> SegmentSpec:
     arena = value["arena_bytes"]
     return SegmentSpec(
         index=_integer(value["index"], f"{where}.index", 0, MAX_EXITS - 1),
-        exit_name=_text(value["exit_name"], f"{where}.exit_name"),
+        exit_name=plain_text(value["exit_name"], f"{where}.exit_name"),
         inputs=_sequence(value["inputs"], f"{where}.inputs", 1, MAX_TENSORS, _tensor),
         outputs=_sequence(value["outputs"], f"{where}.outputs", 0, MAX_TENSORS, _tensor),
         logits=_tensor(value["logits"], f"{where}.logits"),
@@ -274,7 +272,7 @@ def _point(document: object, where: str, decision: DecisionSpec, num_exits: int)
     if abs(sum(rates) - 1) > 1e-6:
         _fail("do not add up to 1", f"{where}.exit_rates", "a share for each exit", rates)
     return OperatingPoint(
-        name=_text(value["name"], f"{where}.name"),
+        name=plain_text(value["name"], f"{where}.name"),
         thresholds=thresholds,
         accuracy=None
         if value["accuracy"] is None
@@ -282,11 +280,11 @@ def _point(document: object, where: str, decision: DecisionSpec, num_exits: int)
         exit_rates=rates,
         macs=_number(value["macs"], f"{where}.macs", 0, MAX_COUNT),
         macs_saved=_number(value["macs_saved"], f"{where}.macs_saved", -MAX_COUNT, 1),
-        dataset=_text(value["dataset"], f"{where}.dataset"),
+        dataset=plain_text(value["dataset"], f"{where}.dataset"),
         num_samples=_integer(
             value["num_samples"], f"{where}.num_samples", value["accuracy"] is not None, MAX_COUNT
         ),
-        engine=_text(value["engine"], f"{where}.engine"),
+        engine=plain_text(value["engine"], f"{where}.engine"),
     )
 
 
@@ -302,7 +300,7 @@ def _artifact(document: object, where: str) -> ArtifactSpec:
         segment=None
         if segment is None
         else _integer(segment, f"{where}.segment", 0, MAX_EXITS - 1),
-        method=None if method is None else _file_name(method, f"{where}.method"),
+        method=None if method is None else file_name(method, f"{where}.method"),
         layout=_choice(value["layout"], f"{where}.layout", ("NHWC", "NCHW", "ND")),
     )
 
@@ -310,7 +308,7 @@ def _artifact(document: object, where: str) -> ArtifactSpec:
 def _firmware(document: object, where: str, num_segments: int) -> FirmwareSpec:
     value = _object(document, where, FirmwareSpec)
     return FirmwareSpec(
-        core=_text(value["core"], f"{where}.core"),
+        core=plain_text(value["core"], f"{where}.core"),
         symbol=_symbol(value["symbol"], f"{where}.symbol"),
         files=_sequence(value["files"], f"{where}.files", 1, MAX_TENSORS, _file),
         sources=_sequence(value["sources"], f"{where}.sources", 1, MAX_LAYERS, _source),
@@ -334,8 +332,8 @@ def _layer(document: object, where: str, num_segments: int) -> LayerSpec:
     return LayerSpec(
         name=_symbol(value["name"], f"{where}.name"),
         segment=_integer(value["segment"], f"{where}.segment", 0, num_segments - 1),
-        kind=_text(value["kind"], f"{where}.kind"),
-        kernel_set=_text(value["kernel_set"], f"{where}.kernel_set"),
+        kind=plain_text(value["kind"], f"{where}.kind"),
+        kernel_set=plain_text(value["kernel_set"], f"{where}.kernel_set"),
         function=_symbol(value["function"], f"{where}.function"),
         macs=_integer(value["macs"], f"{where}.macs", 0, MAX_COUNT),
         constant_bytes=_integer(value["constant_bytes"], f"{where}.constant_bytes", 0, MAX_COUNT),
@@ -348,7 +346,7 @@ def _layer(document: object, where: str, num_segments: int) -> LayerSpec:
 
 def _file(document: object, where: str) -> FileSpec:
     value = _object(document, where, FileSpec)
-    digest = _text(value["sha256"], f"{where}.sha256")
+    digest = plain_text(value["sha256"], f"{where}.sha256")
     if not _HASH.match(digest):
         _fail("is not a SHA-256", f"{where}.sha256", "64 hexadecimal digits, lower case", digest)
     return FileSpec(
@@ -363,7 +361,8 @@ def _tools(document: object, where: str) -> dict[str, str]:
     if len(tools) > 64:
         _fail("are too many", where, "up to 64", len(tools))
     return {
-        _text(name, where): _text(version, f"{where}.{name}") for name, version in tools.items()
+        plain_text(name, where): plain_text(version, f"{where}.{name}")
+        for name, version in tools.items()
     }
 
 
@@ -447,10 +446,11 @@ def _fail(problem: str, where: str, wanted: object, given: object) -> NoReturn:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        _fail("has a field twice", "", "each field once", sorted({*names}, key=names.count)[-1])
+    result: dict[str, object] = {}
+    for name, value in pairs:
+        if name in result:
+            _fail("has a field twice", "", "each field once", name)
+        result[name] = value
     return result
 
 
@@ -485,7 +485,8 @@ def _sequence(
     return tuple(read(entry, f"{where}[{index}]") for index, entry in enumerate(value))
 
 
-def _text(value: object, where: str) -> str:
+def plain_text(value: object, where: str) -> str:
+    """A text that a manifest may hold, or `BundleError`."""
     if not isinstance(value, str):
         _fail("has the wrong type", where, "text", value)
     if not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
@@ -493,28 +494,29 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _file_name(value: object, where: str) -> str:
-    name = _text(value, where)
+def file_name(value: object, where: str) -> str:
+    """A text that may be the name of a file on any system, or `BundleError`."""
+    name = plain_text(value, where)
     if not _NAME.match(name):
         _fail("is not a plain name", where, "letters, digits, _ . - and no . first", name)
     return name
 
 
 def _symbol(value: object, where: str) -> str:
-    name = _text(value, where)
+    name = plain_text(value, where)
     if not _SYMBOL.match(name):
         _fail("is not a C identifier", where, "letters, digits and _, no digit first", name)
     return name
 
 
 def _source(value: object, where: str) -> str:
-    name = _text(value, where)
+    name = plain_text(value, where)
     _path(name.removeprefix("cmsis_nn:"), where)
     return name
 
 
 def _path(value: object, where: str) -> str:
-    path = _text(value, where)
+    path = plain_text(value, where)
     parts = path.split("/")
     if len(parts) > MAX_DIMS or not all(_NAME.match(part) for part in parts):
         _fail("leaves the folder, or is not a plain path", where,

@@ -35,8 +35,8 @@ class Preprocessor:
         self.sample_shape = spec.tensor.shape[1:]
         self.dtype = np.dtype(spec.raw_dtype)
         self._one = spec.tensor.shape
-        self._channels = np.arange(spec.tensor.shape[-1])
         self._table = byte_table(spec) if spec.raw_dtype == "uint8" else None
+        self._channels = np.arange(0 if self._table is None else self._table.shape[1])
         # One table for all channels is what bytes.translate does, ten times as fast as an index.
         self._translation: bytes | None = None
         if self._table is not None and (self._table == self._table[:, :1]).all():
@@ -149,9 +149,8 @@ def quantize_input(raw: Any, spec: InputSpec) -> NDArray[np.int8]:
 
 
 def byte_table(spec: InputSpec) -> NDArray[np.int8]:
-    """What each uint8 value becomes: int8 [256, C]."""
-    raw = np.broadcast_to(np.arange(256.0)[:, None], (256, spec.tensor.shape[-1]))
-    return _quantize(raw, spec)
+    """What each uint8 value becomes: int8 [256, C], or [256, 1] where one number is for all."""
+    return _quantize(np.arange(256.0)[:, np.newaxis], spec)
 
 
 def _quantize(raw: NDArray[np.float64], spec: InputSpec) -> NDArray[np.int8]:

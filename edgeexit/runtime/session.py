@@ -71,13 +71,14 @@ class Session:
         bundle: An opened bundle, or the path of one.
         engine: ``litert``, ``litert_reference``, ``tflite-runtime`` or ``executorch``.
         operating_point: The name of one of the bundle's, ``balanced`` if None (or the first, where
-            there is none of that name); not used with ``static``.
+            there is none of that name); not with ``static``, which has no points.
         num_threads: Threads of the interpreter.
         static: Run the static network instead of the chain: the backbone and the last exit alone.
 
     Raises:
         BundleError: If the bundle is missing, damaged, or not safe to load.
-        ArgumentError: If the engine or the operating point is unknown.
+        ArgumentError: If the engine or the operating point is unknown, or a point is named with
+            ``static``.
         EngineNotInstalledError: If the engine's package is not installed.
         EngineError: If an artifact cannot be loaded, or is not what the manifest says.
     """
@@ -91,6 +92,12 @@ class Session:
         num_threads: int = 1,
         static: bool = False,
     ) -> None:
+        if static and operating_point is not None:
+            raise ArgumentError(
+                "a static network has no operating points",
+                wanted="static=False, or operating_point=None",
+                given=f"operating_point={operating_point!r} with static=True",
+            )
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.static = static
         manifest = self.bundle.manifest

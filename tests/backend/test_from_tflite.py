@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from tflite_ops import Builder
 
 from edgeexit.cli.app import main
 from edgeexit.compiler.from_tflite import compile_tflite
-from edgeexit.errors import DataError, LoweringError, StorageError
+from edgeexit.errors import ArgumentError, DataError, LoweringError, StorageError
 from edgeexit.runtime.session import Session
 
 
@@ -78,6 +82,25 @@ def test_a_session_runs_it_and_is_its_own_static_network(tmp_path: Path) -> None
     assert status("inspect", str(bundle.path)) == 0
 
 
+def test_numbers_are_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(classifier())
+    bundle = compile_tflite(path, output=tmp_path / "model.eexit")
+    assert status("run", str(bundle.path), "picture.png") == 1
+    told = capsys.readouterr().err
+    for text in ("does not take pictures", "given: float32 [1, 6]", "an .npz file with --data"):
+        assert text in told
+
+
+def test_a_bundle_needs_a_plain_name(tmp_path: Path) -> None:
+    path, output = tmp_path / "model.tflite", tmp_path / "my model.eexit"
+    path.write_bytes(classifier())
+    with pytest.raises(ArgumentError, match=r"(?s)cannot have this name.*'my model'.*--name"):
+        compile_tflite(path, output=output)
+    assert not output.exists()
+    assert compile_tflite(path, output=output, name="mine").manifest.name == "mine"
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     path, output = tmp_path / "model.tflite", tmp_path / "out.eexit"
     with pytest.raises(DataError, match="cannot be read"):
@@ -95,3 +118,39 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert list(output.iterdir()) == []
     assert status("compile", str(path), "--data", "cifar10", "-o", str(tmp_path / "b")) == 1
     assert status("compile", "resnet8", "-o", str(tmp_path / "b")) == 1
+
+
+def repacked(change: Callable[[Any], object]) -> bytes:
+    model = schema.ModelT.InitFromPackedBuf(classifier(), 0)
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def with_metadata(model: Any) -> None:
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = "NAME OF META", 0
+    model.metadata = [entry]
+
+
+def with_dead_op(model: Any) -> None:
+    dead = schema.OperatorT()
+    dead.opcodeIndex, dead.inputs, dead.outputs = 0, [], []
+    model.subgraphs[0].operators.append(dead)
+
+
+def with_odd_names(model: Any) -> None:
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = "sequential/" * 30
+
+
+def test_what_does_not_run_is_not_looked_at(tmp_path: Path) -> None:
+    damaged = repacked(with_metadata).replace(b"NAME OF META", b"\xffAME OF META")
+    for place, content in enumerate([damaged, repacked(with_dead_op), repacked(with_odd_names)]):
+        (tmp_path / "model.tflite").write_bytes(content)
+        bundle = compile_tflite(
+            tmp_path / "model.tflite", output=tmp_path / f"m{place}.eexit", target="cortex-m4"
+        )
+        assert bundle.manifest.segments[0].logits.name == "logits_0"
+        Session(bundle.path, engine="litert").run(bundle.golden()["inputs"][0].astype(np.float32))

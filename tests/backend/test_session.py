@@ -132,7 +132,9 @@ def test_wrong_points_and_thresholds_change_nothing(folder: Path) -> None:
 
 
 def test_a_static_session_has_nothing_to_choose(folder: Path) -> None:
-    session = Session(folder, static=True, operating_point="not looked at")
+    with pytest.raises(ArgumentError, match=r"(?s)no operating points.*'balanced' with static"):
+        Session(folder, static=True, operating_point="balanced")
+    session = Session(folder, static=True)
     assert session.operating_points == {}
     with pytest.raises(ArgumentError, match="a static network has no exits"):
         session.select("balanced")

@@ -22,7 +22,6 @@ def test_a_whole_bundle_opens(bundle_folder: Path) -> None:
     bundle = open_bundle(bundle_folder)
     assert bundle.manifest.name == "tiny"
     assert bundle.read(bundle.manifest.artifacts[1]) == b"one"
-    assert bundle.golden()["inputs"].shape == (1, 4, 4, 1)
     assert open_bundle(str(bundle_folder)) == bundle
 
 
@@ -144,9 +143,71 @@ def zipped(**members: bytes) -> bytes:
     return stream.getvalue()
 
 
+GOLDEN = {
+    "inputs": np.zeros((2, 4, 4, 1), np.int8),
+    "labels": np.zeros(2, np.int64),
+    "logits": np.zeros((2, 2, 3), np.int8),
+    "logits_tflite": np.zeros((2, 2, 3), np.int8),
+    "exits_tflite": np.zeros(2, np.int64),
+}
+
+
+def with_golden(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
+    content = npz(**arrays)
+    document = json.loads((folder / "manifest.json").read_bytes())
+    document["golden"].update(
+        sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content), path="golden.npz"
+    )
+    (folder / "manifest.json").write_text(json.dumps(document))
+    (folder / "golden.npz").write_bytes(content)
+    return folder
+
+
+def test_golden_vectors_with_and_without_labels(bundle_folder: Path) -> None:
+    golden = open_bundle(with_golden(bundle_folder, GOLDEN)).golden()
+    assert {name: array.shape for name, array in golden.items()} == {
+        name: array.shape for name, array in GOLDEN.items()
+    }
+    bare = {name: GOLDEN[name] for name in ("inputs", "logits_tflite", "exits_tflite")}
+    assert open_bundle(with_golden(bundle_folder, bare)).golden().keys() == bare.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("inputs", None, r"wanted: inputs: int8 \[1, 4, 4, 1\].*given: nothing"),
+        ("inputs", np.zeros((0, 4, 4, 1), np.int8), r"int8 \[1, 4, 4, 1\].*int8 \[0, 4, 4, 1\]"),
+        ("inputs", np.int8(0), r"int8 \[1, 4, 4, 1\].*given: int8 \[\]"),
+        ("inputs", np.zeros((2, 4, 4, 1)), r"int8 \[2, 4, 4, 1\].*given: float64"),
+        ("inputs", np.zeros((2, 4, 4, 2), np.int8), r"given: int8 \[2, 4, 4, 2\]"),
+        ("labels", np.zeros(3, np.int64), r"labels: int64 \[2\].*given: int64 \[3\]"),
+        ("logits", np.zeros((2, 3, 2), np.int8), r"logits: int8 \[2, 2, 3\]"),
+        ("logits_tflite", None, "logits_tflite: int8.*nothing"),
+        ("exits_tflite", None, "exits_tflite: int64.*nothing"),
+    ],
+)
+def test_golden_vectors_that_do_not_fit(
+    bundle_folder: Path, name: str, array: np.ndarray | None, message: str
+) -> None:
+    arrays = {key: value for key, value in {**GOLDEN, name: array}.items() if value is not None}
+    bundle = open_bundle(with_golden(bundle_folder, arrays))
+    with pytest.raises(BundleError, match=rf"(?s)do not fit the manifest.*golden.npz.*{message}"):
+        bundle.golden()
+
+
 def npy(shape: str, data: bytes, descr: str = "'|i1'") -> bytes:
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def raw_header(text: str) -> bytes:
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def moved_directory(content: bytes) -> bytes:
+    """With an end record that says that the directory is longer than the file."""
+    at = content.rindex(b"PK\5\6") + 12
+    return content[:at] + (1 << 20).to_bytes(4, "little") + content[at + 4 :]
 
 
 class Tripwire:
@@ -192,6 +253,13 @@ def test_nothing_is_unpickled() -> None:
         (zipped(a=npy("(1,)", b"1", "__import__('os')")), "array cannot be read"),
         (zipped(a=npy("(1,)", b"1")[:9]), "array cannot be read"),
         (zipped(**{f"a{i}": npy("(1,)", b"1") for i in range(65)}), "too large"),
+        # Headers on which Python's tokenizer and parser give up, each in its own way.
+        (zipped(a=raw_header("{")), "array cannot be read"),
+        (zipped(a=raw_header("(" * 5000)), "array cannot be read"),
+        (zipped(a=raw_header("\0")), "array cannot be read"),
+        # A name that is no UTF-8 although its flag says so, and a directory before the file.
+        (zipped(ä=b"x").replace("ä".encode(), b"\xff\xff"), "archive of arrays cannot be read"),
+        (moved_directory(zipped(a=b"x")), "archive of arrays cannot be read"),
     ],
 )
 def test_bad_archives(content: bytes, message: str) -> None:
@@ -203,6 +271,23 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "_MAX_ARRAY_BYTES", 1000)
     with pytest.raises(BundleError, match=r"(?s)too large.*1000 bytes"):
         read_arrays(zipped(a=npy("(100000,)", bytes(100_000))), "golden")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_unpack_without_limit_are_refused(compression: int) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        archive.writestr("a.npy", npy("(1,)", b"1"))
+    with pytest.raises(BundleError, match=rf"(?s)cannot be read.*compression {compression}"):
+        read_arrays(stream.getvalue(), "golden")
+
+
+def test_a_member_that_is_longer_than_stated_is_not_unpacked() -> None:
+    content = bytearray(zipped(a=npy("(1000000,)", bytes(10**6))))
+    at = content.index(b"PK\1\2") + 24
+    content[at : at + 4] = (100).to_bytes(4, "little")
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_arrays(bytes(content), "golden")
 
 
 def test_an_archive_with_something_else() -> None:

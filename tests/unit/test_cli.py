@@ -13,8 +13,9 @@ import pytest
 from edgeexit import __version__
 from edgeexit.cli import models
 from edgeexit.cli.app import main
-from edgeexit.cli.output import count, duration, percent
-from edgeexit.errors import ArgumentError, CheckpointError, ModelError
+from edgeexit.cli.output import count, duration, jsonable, percent
+from edgeexit.data.folder import read_folder
+from edgeexit.errors import ArgumentError, CheckpointError, DataError, ModelError
 from edgeexit.runtime.bundle import open_bundle
 from edgeexit.types import Result
 
@@ -64,6 +65,12 @@ def grey_data(tmp_path: Path) -> Path:
         test_labels=np.array([0, 1, 2, 1]),
     )
     return path
+
+
+def rewrite(bundle: Path, **fields: object) -> None:
+    """Sets fields of a bundle's manifest."""
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 class FakeSession:
@@ -195,6 +202,22 @@ def test_inspect(cli: Cli, bundle_folder: Path) -> None:
     assert facts["decision"] == {"rule": "confidence"}
 
 
+def test_foreign_names_are_printed_as_they_are(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path
+) -> None:
+    rewrite(bundle_folder, target="[/x]", tools={"[bold]": ":smile:"})
+    assert "for [/x], in" in cli("inspect", bundle_folder)
+    assert "made with [bold] :smile:" in cli.out
+    with np.load(grey_data) as arrays:
+        named = {**arrays, "class_names": np.array(["[/b]", "[red]ant", ":bee:"])}
+    path = grey_data.with_name("[bold]grey.npz")
+    np.savez(path, **named)
+    cli("data", "describe", path)
+    assert all(text in cli.out for text in ("[/b]", "[red]ant", ":bee:", "[bold]grey"))
+    monkeypatch.setattr("edgeexit.exporting.export_project", lambda *_, **__: ("a", "b"))
+    assert "2 files in [/c]; its" in cli("export", bundle_folder, "--format", "cmake", "-o", "[/c]")
+
+
 # ------------------------------------------------------------------ running
 
 
@@ -240,6 +263,121 @@ def test_run_on_images(cli: Cli, bundle_folder: Path, tmp_path: Path) -> None:
     assert cli.json("run", bundle_folder, large, code=1)["wanted"] == "4 x 4 pixels"
     assert cli.json("run", bundle_folder, broken, code=1)["error"] == "DataError"
     assert cli.json("run", bundle_folder, tmp_path / "no.png", code=1)["error"] == "DataError"
+
+
+@pytest.mark.usefixtures("fake_session")
+def test_classes_of_a_picture_are_as_the_bundle_says(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, tmp_path: Path
+) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    monkeypatch.chdir(tmp_path)
+    path = Path("[bold]picture.png")
+    image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    rewrite(bundle_folder, class_names=["[/b]", "bee", "cat"])
+    assert "[/b]" in cli("run", bundle_folder, path)
+    assert "[bold]picture.png" in cli.out
+    rewrite(bundle_folder, class_names=[])
+    assert [answer["class"] for answer in cli.json("run", bundle_folder, path)] == ["0"]
+
+
+@pytest.mark.usefixtures("fake_session")
+def test_pictures_that_would_be_read_wrongly(cli: Cli, bundle_folder: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    ramp = np.arange(16).reshape(4, 4)
+    for name, dtype in (("short.png", np.uint16), ("int.tif", np.int32), ("real.tif", np.float32)):
+        image.fromarray((ramp * 60).astype(dtype)).save(tmp_path / name)
+        told = cli.json("run", bundle_folder, tmp_path / name, code=1)
+        assert (told["error"], told["wanted"]) == ("DataError", "8 bits a channel")
+
+
+# A grey TIFF of 4 x 4 pixels, but for the type of its StripOffsets, which is not that of numbers.
+WRONG_TYPE = (
+    "49492a000800000009000001040001000000040000000101040001000000040000000201"
+    "030001000000080000000301030001000000010000000601030001000000010000001101"
+    "0700010000007a0000001601040001000000040000001701040001000000100000001c01"
+    "0300010000000100000000000000"
+)
+
+
+@pytest.mark.usefixtures("fake_session")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        # Pillow raises ValueError over a largest value of 0 and over 8x as a height, and TypeError
+        # over the TIFF; GIF it knows, but no class folder may hold it.
+        ("zero.ppm", b"P6\n4 4\n0\n" + bytes(48)),
+        ("digits.ppm", b"P6\n4 8x\n255\n" + bytes(48)),
+        ("offset.tiff", bytes.fromhex(WRONG_TYPE) + bytes(16)),
+        ("other.png", b"GIF89a\x04\x00\x04\x00\x00\x00\x00;"),
+    ],
+)
+def test_damaged_pictures(
+    cli: Cli, bundle_folder: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    path = tmp_path / "images" / "class" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    told = cli.json("run", bundle_folder, path, code=1)
+    assert told["problem"] == "the image cannot be read"
+    with pytest.raises(DataError, match="cannot be read"):
+        read_folder(tmp_path / "images")
+
+
+@pytest.mark.usefixtures("fake_session")
+@pytest.mark.parametrize(
+    ("given", "known", "problem"),
+    [
+        (["ant", "bee", "cat"], ["ant", "bee", "cat"], None),
+        (["ant", "cat", "bee"], ["ant", "bee", "cat"], "other classes"),
+        (["ant", "bee", "cat", "dog"], ["ant", "bee", "cat"], "another number of classes"),
+        (["ant", "bee", "cat", "dog"], [], "another number of classes"),
+        (["0", "1", "2"], ["ant", "bee", "cat"], None),
+        (["ant", "cat", "bee"], ["0", "1", "2"], None),
+        (["ant", "cat", "bee"], [], None),
+    ],
+)
+def test_data_of_other_classes(
+    cli: Cli,
+    bundle_folder: Path,
+    tmp_path: Path,
+    given: list[str],
+    known: list[str],
+    problem: str | None,
+) -> None:
+    data = tmp_path / "data.npz"
+    labels = np.arange(60) % len(given)
+    np.savez(data, images=np.zeros((60, 4, 4, 1), np.uint8), labels=labels, class_names=given)
+    rewrite(bundle_folder, class_names=known)
+    words = (bundle_folder, "--data", data)
+    if problem is None:
+        cli("run", *words)
+        return
+    for command in ("run", "profile"):
+        told = cli.json(command, *words, code=1)
+        assert told["error"] == "DataError"
+        assert problem in told["problem"]
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("run B a.png --limit 3", "--limit"),
+        ("run B a.png --split test", "--split"),
+        ("run B a.png --static --point balanced", "--point"),
+        ("profile B --data D --on qemu --engine litert", "--engine"),
+        ("profile B --data D --on qemu --threads 1", "--threads"),
+        ("profile B --data D --on qemu --rounds 5", "--rounds"),
+        ("profile B --data D --on qemu --warmup 5", "--warmup"),
+        ("profile B --data D --target cortex-m4", "--target"),
+        ("profile B --data D --cmsis-nn x", "--cmsis-nn"),
+        ("compile x.tflite -o B --max-accuracy-drop 0.01", "--max-accuracy-drop"),
+        ("compile x.tflite -o B --finetune-epochs 0", "--finetune-epochs"),
+    ],
+)
+def test_options_that_would_be_ignored(cli: Cli, words: str, option: str) -> None:
+    told = cli.json(*words.split(), code=1)
+    assert (told["error"], told["given"]) == ("ArgumentError", option)
 
 
 def test_run_on_nothing_is_wrong_usage(cli: Cli, bundle_folder: Path) -> None:
@@ -309,6 +447,23 @@ def test_compile_hands_on_what_it_was_told(
     assert cli.json(*words, "--target", "hots", code=1)["error"] == "TargetError"
 
 
+def test_compile_complains_of_names_first(
+    cli: Cli, tmp_path: Path, networks: str, grey_data: Path
+) -> None:
+    words = ("compile", f"{networks}:good", "--data", "absent.npz", "-o", tmp_path / "my net.eexit")
+    told = cli.json(*words, code=1)
+    assert (told["error"], told["given"]) == ("ArgumentError", "'my net'")
+    assert "--name" in told["try"]
+    assert cli.json(*words, "--name", "net", code=1)["error"] == "DataError"  # there are no data
+    with np.load(grey_data) as arrays:
+        np.savez(grey_data, **{**arrays, "class_names": np.array(["ant", "b\ne", "x" * 201])})
+    words = ("compile", f"{networks}:good", "--data", grey_data, "-o", tmp_path / "net.eexit")
+    told = cli.json(*words, code=1)
+    assert (told["error"], told["where"], told["given"]) == (
+        *("DataError", "class_names[1]", "'b\\ne'"),
+    )
+
+
 NETWORKS = """
 import torch
 from edgeexit import attach_exits, heads
@@ -376,6 +531,11 @@ def test_numbers_for_people() -> None:
     ]
     assert [duration(n) for n in (None, 86_240, 1_430_000)] == ["-", "86.2 us", "1.43 ms"]
     assert [percent(n) for n in (None, 0.8465)] == ["-", "84.65 %"]
+
+
+def test_json_has_no_numbers_that_json_does_not_know() -> None:
+    given = {"a": [float("nan"), 1.5], "b": (float("inf"), np.float64("-inf"), True, 2)}
+    assert jsonable(given) == {"a": [None, 1.5], "b": [None, None, True, 2]}
 
 
 def test_train_has_the_defaults_of_its_config() -> None:

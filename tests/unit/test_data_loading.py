@@ -132,6 +132,11 @@ def test_grey_images_get_a_channel_axis(tmp_path: Path) -> None:
         ),
         ({"images": images(4), "labels": labels(4)}, "cannot be divided"),
         ({"images": np.zeros((4, 3, 8, 8), np.uint8), "labels": labels(4)}, "channels come first"),
+        # Names of that many classes would not fit in memory.
+        (
+            {"images": images(40), "labels": np.where(labels(40) == 1, 2**32 - 1, 0)},
+            "no training samples.*train split.*each of 4294967296 classes.*none of 1",
+        ),
     ],
 )
 def test_an_npz_that_is_no_dataset_is_an_error(
@@ -201,6 +206,10 @@ def npy(shape: str, content: bytes, descr: str = "'|u1'") -> bytes:
         (npy("(1,)", bytes(8), "'<M8[s]'"), "another kind than numbers"),
         (npy("(__import__('os').getpid(),)", bytes(8)), "cannot be read"),
         (b"\x93NUMPY\3\0" + bytes(60), "named fields"),
+        (b"\x93NUMPY\1\0\1\0{", "cannot be read.*TokenError"),
+        (b"\x93NUMPY\1\0\x88\x13" + b"(" * 5000, "cannot be read"),
+        (npy("(1,)", bytes(8), "None"), "cannot be read.*not a valid dtype"),
+        (npy(f"({10**400},)", b""), "states another size"),
         (b"short", "cannot be read"),
         (b"", "cannot be read"),
     ],
@@ -211,6 +220,16 @@ def test_a_header_that_lies_is_noticed_before_anything_is_loaded(
     with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
         archive.writestr("images.npy", member)
     with pytest.raises(DataError, match=f"(?s){wanted}"):
+        read_npz(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_unpack_without_limit_are_refused(
+    tmp_path: Path, compression: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w", compression) as archive:
+        archive.writestr("images.npy", npy("(1,)", b"1"))
+    with pytest.raises(DataError, match=rf"(?s)another way than NumPy.*compression {compression}"):
         read_npz(tmp_path / "mine.npz")
 
 
@@ -494,6 +513,15 @@ def test_a_description_is_plain_data() -> None:
             "test": {"num_samples": 4, "per_class": {"cat": 2, "dog": 2}},
         },
     }
+
+
+def test_classes_of_one_name_are_described_apart(tmp_path: Path) -> None:
+    names = np.array(["crane", "dog", "crane"])
+    counts = np.repeat([0, 1, 2], [10, 20, 30])
+    np.savez(tmp_path / "mine.npz", images=images(60), labels=counts, class_names=names)
+    given = describe(load(tmp_path / "mine.npz"))
+    assert given["class_names"] == ["0: crane", "1: dog", "2: crane"]
+    assert given["splits"]["train"]["per_class"] == {"0: crane": 8, "1: dog": 16, "2: crane": 24}
 
 
 def test_importing_loads_neither_torch_nor_pillow() -> None:

@@ -20,6 +20,7 @@ from edgeexit.data.streaming import ShuffledRecords
 from edgeexit.data.streaming_decode import Decoding, decode_image
 from edgeexit.data.streaming_files import find_files
 from edgeexit.data.streaming_webdataset import TarRecords, read_shards
+from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
 
 image_module = pytest.importorskip("PIL.Image", reason="pip install 'edgeexit[images]'")
@@ -206,6 +207,12 @@ def test_batches_that_cannot_be_shared_are_an_error(shards: StreamedSource, cach
         ({"image_size": (0, 8)}, "no image has that shape"),
         ({"fit": "tile"}, "unknown fit.*'tile'"),
         ({"smallest_crop": 0.0}, "smallest_crop=0.0"),
+        ({"grey": "no"}, "wrong type.*wanted: bool.*grey='no'"),
+        ({"image": 3}, "wrong type.*image=3"),
+        ({"preprocessing": Preprocessing((float("nan"),), (1.0,))}, r"1 finite.*offset=\(nan,\)"),
+        ({"preprocessing": Preprocessing((0.0,), (1.0,) * 4)}, r"or 3 \(one.*multiplier=\(1.0, "),
+        ({"preprocessing": Preprocessing((), (1.0,))}, r"offset=\(\)"),
+        ({"grey": True, "preprocessing": Preprocessing((0.0,) * 3, (1.0,))}, "or 1 .one for each"),
     ],
 )
 def test_options_out_of_range_are_an_error(
@@ -213,6 +220,21 @@ def test_options_out_of_range_are_an_error(
 ) -> None:
     with pytest.raises(ArgumentError, match=f"(?s){wanted}"):
         replace(shards, **change)
+
+
+@pytest.mark.parametrize(
+    ("padding", "flip", "wanted"),
+    [
+        ("x", True, "crop_padding='x'"),
+        (-1, True, "crop_padding=-1"),
+        (True, True, "crop_padding=True"),
+        (0, "x", "horizontal_flip='x'"),
+        (0, 1, "horizontal_flip=1"),
+    ],
+)
+def test_augmentations_of_other_types_are_an_error(padding: Any, flip: Any, wanted: str) -> None:
+    with pytest.raises(ArgumentError, match=wanted):
+        Augmentation(padding, flip)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +302,9 @@ def test_a_toml_file_describes_a_stream(shards: StreamedSource, cache: Path) -> 
         ("kind = 'webdataset'\nfolder = '/'", "unknown fields.*given: folder"),
         ("kind = 'webdataset'\nimage_size = [4]\ntrain = 'a'\ntest = 'b'", "cannot be read"),
         ("kind = 'webdataset'\nimage_size = 'ab'\ntrain = 'a'\ntest = 'b'", "cannot be read"),
+        ("train = " + "[" * 5000, "cannot be read.*RecursionError"),
+        ("preprocessing = 3", "cannot be read.*AttributeError"),
+        ("kind = 'webdataset'\nimage_size = [inf, 4]\ntrain = 'a'\ntest = 'b'", "OverflowError"),
     ],
 )
 def test_a_toml_file_that_describes_none_is_an_error(
@@ -489,6 +514,37 @@ def test_a_damaged_shard_is_an_error(tmp_path: Path, cache: Path, change: Any, w
     path = write_tar(tmp_path / "a.tar", [*members(range(4)), ("z.png", bytes(20_000))])
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(DataError, match=f"(?s){wanted}"):
+        read_shards((path,), image=None, label="cls", class_names=("0", "1"), cache=cache)
+
+
+def with_size(content: bytes, kind: bytes, size: int) -> bytes:
+    """The first header with another type and size, and the checksum that belongs to them."""
+    header = bytearray(content[: tarfile.BLOCKSIZE])
+    field = (
+        b"\x80" + size.to_bytes(11, "big") if size >= 0 else (256**12 + size).to_bytes(12, "big")
+    )
+    header[124:136], header[156:157], header[148:156] = field, kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content[tarfile.BLOCKSIZE :]
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("size", [2**87, 2**62, -512, -1024])
+def test_a_header_with_an_impossible_size_is_an_error(
+    tmp_path: Path, cache: Path, kind: bytes, size: int
+) -> None:
+    path = write_tar(tmp_path / "a.tar", members(range(4)))
+    path.write_bytes(with_size(path.read_bytes(), kind, size))
+    with pytest.raises(DataError, match=r"(?s)shard.*a.tar"):
+        read_shards((path,), image=None, label="cls", class_names=("0", "1"), cache=cache)
+
+
+def test_long_names_of_long_names_are_an_error(tmp_path: Path, cache: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", members(range(4)))
+    first = path.read_bytes()
+    name = with_size(first, tarfile.GNUTYPE_LONGNAME, 0)[: tarfile.BLOCKSIZE]
+    path.write_bytes(name * 5000 + first)
+    with pytest.raises(DataError, match=r"(?s)cannot be read.*a.tar.*RecursionError"):
         read_shards((path,), image=None, label="cls", class_names=("0", "1"), cache=cache)
 
 

@@ -47,6 +47,7 @@ from edgeexit.training.diagnostics.numerical_rank import (
 )
 from edgeexit.training.diagnostics.overthinking import overthinking
 from edgeexit.training.diagnostics.plots import draw_plane, svg_of
+from edgeexit.training.diagnostics.report import check_output
 from edgeexit.training.diagnostics.run import phase_ends
 from edgeexit.training.diagnostics.sample import Sample, draw_sample, log_softmax, logits_of
 from edgeexit.training.diagnostics.write import csv_of, json_of
@@ -636,6 +637,29 @@ def test_diagnose_complains_first(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_only_diagnostics_are_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    check_output(output, replace=False)
+    output.mkdir()
+    check_output(output, replace=True)
+    for name in ("summary.json", "confidence.csv", "collusion.png"):
+        (output / name).touch()
+    check_output(output, replace=True)
+    with pytest.raises(StorageError, match=r"(?s)exists already.*where nothing is"):
+        check_output(output, replace=False)
+    for foreign in ("model.json", "photo.png", "phases/0.csv"):
+        (output / foreign).parent.mkdir(exist_ok=True)
+        (output / foreign).touch()
+        with pytest.raises(StorageError, match="no other files"):
+            check_output(output, replace=True)
+        (output / foreign).unlink()
+    (output / "phases").rmdir()
+    (output / "summary.json").unlink()
+    with pytest.raises(StorageError, match="no other files"):
+        diagnose(make_model(), make_data(augmented=False), output, replace=True)
+    assert sorted(path.name for path in output.iterdir()) == ["collusion.png", "confidence.csv"]
+
+
 def test_a_run_is_diagnosed_by_the_ends_of_its_phases(tmp_path: Path) -> None:
     phases = tmp_path / "phases"
     phases.mkdir()
@@ -653,7 +677,9 @@ def test_a_run_is_diagnosed_by_the_ends_of_its_phases(tmp_path: Path) -> None:
     assert same(state(networks["0_backbone"]), state(make_model(0)))
     for number in (2, 10):
         end(f"{number}_heads", make_model(number))
-    assert list(phase_ends(tmp_path, trained)[0]) == ["10_heads", "2_heads", "1_everything"]
+    ends = phase_ends(tmp_path, make_model(10))[0]
+    assert list(ends) == ["10_heads", "2_heads", "1_everything"]
+    assert "changed the network after its last phase" in str(phase_ends(tmp_path, trained)[1])
     end("2_heads", trained)
     assert "the same weights" in str(phase_ends(tmp_path, trained)[1])
     end("2_heads", linear([[1.0]]))
@@ -728,6 +754,12 @@ def test_the_command(
     assert facts["barrier_nats"] is None
     assert "no second network" in facts["left_out"]["mode_connectivity"]
     assert not Path("out/mode_connectivity_plane.png").exists()
+    Path("run").mkdir()
+    Path("run/model.json").write_text("{}")
+    kept = json.loads(run("-o", "run", "--overwrite", "--json", code=1))
+    assert kept["error"] == "StorageError"
+    assert Path("run/model.json").exists()
+    assert "x<=" in run("-o", "x", "--seed", "-1", code=2)
     three = ["--against", name] * 3
     assert json.loads(run("-o", "x", *three, "--json", code=1))["error"] == "ArgumentError"
     missing = run("-o", "x", "--against", "absent.safetensors", "--json", code=1)

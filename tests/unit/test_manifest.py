@@ -89,6 +89,21 @@ def test_damaged_documents(content: bytes, message: str) -> None:
         from_json(content)
 
 
+def test_many_fields_and_one_of_them_twice() -> None:
+    fields = ",".join(f'"{number}": 1' for number in range(200_000))
+    with pytest.raises(BundleError, match=r"(?s)a field twice.*given: '7'"):
+        from_json(f'{{{fields}, "7": 1}}'.encode())
+
+
+def test_as_many_channels_as_a_tensor_may_have(document: Document) -> None:
+    document["input"]["tensor"]["shape"] = [1, 1, 1, manifest_json.MAX_ELEMENTS]
+    document["segments"][0]["inputs"] = [document["input"]["tensor"]]
+    assert from_json(json.dumps(document).encode()).input.raw_is_subtraction
+    document["input"]["offset"] = [127.0]
+    with pytest.raises(BundleError, match="raw_is_subtraction is not what"):
+        from_json(json.dumps(document).encode())
+
+
 def put(*path: str | int, value: Any) -> Callable[[Document], None]:
     def change(document: Document) -> None:
         place: Any = document

@@ -59,6 +59,13 @@ def test_one_table_for_all_channels() -> None:
     assert quantize_input(images(), spec).ravel().tolist() == expected
 
 
+def test_one_table_for_all_channels_is_as_small_as_one() -> None:
+    # A manifest of a few bytes may state this shape, and no artifact has been looked at.
+    wide = replace(PLAIN, tensor=replace(RGB, shape=(1, 1, 1, 1 << 28)))
+    assert byte_table(wide).shape == (256, 1)
+    assert Preprocessor(wide).sample_shape == (1, 1, 1 << 28)
+
+
 def test_floats_round_half_to_even_and_saturate() -> None:
     # real = (raw - 1) * 2, int8 = real / 0.5 + 3: a raw step of 1/8 is half an int8 step.
     raw = np.full((2, 3, 3), 1.0, np.float32)

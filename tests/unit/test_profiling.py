@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit.errors import ArgumentError
+from edgeexit.errors import ArgumentError, DataError
 from edgeexit.profiling import host, profile
 from edgeexit.profiling.report import measured
 from edgeexit.runtime.bundle import Bundle, open_bundle
@@ -151,6 +151,12 @@ def test_bad_arguments(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         profile(**{"bundle": bundle_folder, "samples": FOUR, **options})
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_of_other_classes(world: World, bundle_folder: Path, label: int) -> None:
+    with pytest.raises(DataError, match=r"(?s)other classes.*wanted: 0 to 2"):
+        profile(bundle_folder, FOUR, np.array([0, 1, 2, label]))
 
 
 def test_percentiles_by_hand() -> None:

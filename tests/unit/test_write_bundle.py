@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import errno
 import io
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeexit import storage
 from edgeexit.compiler import bundle as writer
 from edgeexit.compiler.bundle import golden_bytes, write_bundle
 from edgeexit.errors import StorageError
 from edgeexit.runtime.bundle import open_bundle
+from edgeexit.storage import write_folder
 from edgeexit.types import Artifact, Manifest
 
-VECTORS = {"inputs": np.arange(8, dtype=np.int8).reshape(2, 4), "labels": np.array([1, 2])}
+VECTORS = {
+    "inputs": np.arange(32, dtype=np.int8).reshape(2, 4, 4, 1),
+    "labels": np.array([1, 2]),
+    "logits_tflite": np.zeros((2, 2, 3), np.int8),
+    "exits_tflite": np.array([0, 1]),
+}
 
 
 def artifacts() -> list[Artifact]:
@@ -135,6 +145,56 @@ def test_a_failed_replacement_keeps_the_old_bundle(
         write_bundle(manifest, artifacts(), VECTORS, output, overwrite=True)
     assert left(output.parent) == ["a.eexit"]
     assert open_bundle(output).manifest == open_bundle(output).manifest
+
+
+DEATH = """
+import os, pathlib, sys
+from edgeexit.storage import write_folder
+rename = pathlib.Path.rename
+def dies(path, target):
+    if path.suffix == ".partial":
+        os._exit(9)
+    return rename(path, target)
+output = pathlib.Path(sys.argv[1])
+write_folder({"a": b"old"}, output)
+pathlib.Path.rename = dies
+write_folder({"a": b"new"}, output, replace=True)
+"""
+
+
+def test_a_death_between_the_renames_leaves_both_and_is_in_nobodys_way(tmp_path: Path) -> None:
+    output = tmp_path / "a"
+    assert subprocess.run([sys.executable, "-c", DEATH, str(output)], check=False).returncode == 9
+    old, partial = left(tmp_path)
+    assert re.fullmatch(r"\.a\.[0-9a-f]{8}\.old", old)
+    assert partial == old.replace(".old", ".partial")
+    assert (tmp_path / old / "a").read_bytes() == b"old"
+    write_folder({"a": b"newer"}, output)
+    assert (output / "a").read_bytes() == b"newer"
+    assert left(tmp_path) == [old, partial, "a"]
+
+
+def test_files_are_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    rename = Path.rename
+    monkeypatch.setattr(storage, "_to_disk", lambda path: events.append(path.name))
+
+    def noted(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", noted)
+    write_folder({"a": b"1", "b/c": b"2"}, tmp_path / "x")
+    assert sorted(events[:-2])[1:] == ["a", "b", "c"]
+    assert events[-2:] == ["rename", tmp_path.name]
+
+
+def test_a_folder_is_as_readable_as_any(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    write_folder({"a": b"1"}, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_somebody_else_was_faster(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeexit.data.types import Samples, Splits
-from edgeexit.errors import ArgumentError
+from edgeexit.errors import ArgumentError, StorageError
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.storage import write_folder
 from edgeexit.training.diagnostics.collusion import collusion
@@ -47,6 +47,13 @@ from edgeexit.training.diagnostics.write import csv_of, json_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_SUMMARY = "summary.json"
+_PARTS = (
+    *("gradient_dominance", "numerical_rank", "mutual_information", "confidence", "overthinking"),
+    *("collusion", "mode_connectivity_line", "mode_connectivity_plane"),
+)
+_KINDS = ("csv", "svg", "png")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much (0: not known)."""
@@ -81,7 +88,7 @@ def diagnose(
         third: One more, through which the plane then goes.
         names: What the networks are called in plots and tables.
         settings: How much is looked at.
-        replace: Replace a folder that is there.
+        replace: Replace diagnostics that are there.
         left_out: What the caller could not provide -> why; written into the summary.
         progress: Hears of every step.
 
@@ -89,13 +96,15 @@ def diagnose(
         ArgumentError: The networks differ in kind or have the same weights, or there is a third
             one without a second.
         DataError: A split is empty.
-        StorageError: ``output`` is there already or cannot be written.
+        StorageError: ``output`` is there already, and may not be replaced or holds other things
+            than diagnostics; or it cannot be written.
         ModuleNotFoundError: matplotlib is not installed (extra ``report``).
     """
     import matplotlib  # noqa: F401  complains before the minutes that the rest may take
 
     if third is not None and other is None:
         raise ArgumentError("a third network needs a second", wanted="other", given="other=None")
+    check_output(output, replace)
     settings = settings or Settings()
     networks = [network for network in (model, other, third) if network is not None]
     for network in networks[1:]:
@@ -147,7 +156,7 @@ def diagnose(
         reasons.setdefault("mode_connectivity", "there is no second network to compare with")
     progress("draw the plots", 0, 0)
     files = _files(diagnoses, along, across, names)
-    files["summary.json"] = json_of(
+    files[_SUMMARY] = json_of(
         {
             "data": splits.name,
             "settings": settings,
@@ -158,8 +167,39 @@ def diagnose(
             "left_out": reasons,
         }
     )
-    write_folder(files, output, replace=replace)
+    # Again, because the folder may have been filled in the meantime.
+    write_folder(files, output, replace=replace, check=lambda _: check_output(output, replace))
     return Diagnostics(diagnoses, along, across, reasons, tuple(sorted(files)))
+
+
+def check_output(output: Path, replace: bool) -> None:
+    """Complains of an output that is there, unless it may be replaced and holds nothing else.
+
+    Args:
+        output: The folder that diagnostics are to be written to.
+        replace: Whether diagnostics that are there may be replaced.
+
+    Raises:
+        StorageError: It exists; with ``replace``, only if it is neither empty nor diagnostics.
+    """
+    if output.exists() and not (replace and _is_replaceable(output)):
+        raise StorageError(
+            "the output exists already",
+            wanted="nothing there, an empty folder, or diagnostics and no other files"
+            if replace
+            else "a path where nothing is",
+            given=output,
+            hint="choose another path, or overwrite diagnostics: --overwrite, replace=True",
+        )
+
+
+def _is_replaceable(output: Path) -> bool:
+    if not output.is_dir():
+        return False
+    written = {_SUMMARY, *(f"{part}.{kind}" for part in _PARTS for kind in _KINDS)}
+    entries = list(output.iterdir())
+    names = {entry.name for entry in entries if entry.is_file()}
+    return not entries or (len(names) == len(entries) and _SUMMARY in names and names <= written)
 
 
 def _tick(progress: Progress, what: str) -> Tick:
