@@ -30,6 +30,7 @@ def train(
     With ``output``, weights and log are left there, and a run that was killed continues where it
     stood when it is started again with the same options; one process resumes to the same bits.
     Under ``torchrun`` several processes share each batch (batch norm then sees a process's share).
+    torch's own generator is seeded anew for each step.
 
     Args:
         model: What `attach_exits` or the zoo made.

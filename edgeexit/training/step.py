@@ -155,7 +155,10 @@ class PhaseStep:
             generator = torch.Generator().manual_seed(int(state))
             # For a network that draws numbers itself, as dropout does: another draw in each
             # process, and the same in a run that resumes here.
-            torch.manual_seed(int(state) + self.accelerator.process_index)
+            own = int(state) + self.accelerator.process_index
+            torch.default_generator.manual_seed(own)  # torch.manual_seed asks every kind of device
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.manual_seed(own)
         self._step(generator)
         self.num_warm += 1
         if self.captures and self.num_warm == NUM_WARM_UP_STEPS:
