@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeexit.cli.given import refuse_given
+from edgeexit.cli.ignored_options import refuse_given
 from edgeexit.cli.inspect import facts_of, show_bundle
 from edgeexit.cli.models import load_trained, trained_core, trained_rule
 from edgeexit.cli.output import emit, json_option, progress

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from edgeexit.cli.classes import check_classes
-from edgeexit.cli.given import refuse_given
+from edgeexit.cli.class_names import check_classes
+from edgeexit.cli.ignored_options import refuse_given
 from edgeexit.cli.output import (
     count,
     duration,

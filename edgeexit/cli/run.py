@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeexit.cli.classes import check_classes
-from edgeexit.cli.given import refuse_given
+from edgeexit.cli.class_names import check_classes
+from edgeexit.cli.ignored_options import refuse_given
 from edgeexit.cli.output import count, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError, DataError
 

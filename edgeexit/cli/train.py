@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeexit.cli.given import refuse_given
+from edgeexit.cli.ignored_options import refuse_given
 from edgeexit.cli.models import ModelName, build_model, check_description, write_description
 from edgeexit.cli.output import console, data_option, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError

@@ -30,9 +30,10 @@ from edgeexit.training.config import TrainConfig
 
 FORMAT = 2
 
-_UNREADABLE = (
-    SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError,
+UNREADABLE = (
+    SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
 )  # fmt: skip
+"""What parsing a damaged file of a run may raise."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,25 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def phase_end(folder: Path, index: int, name: str) -> Path:
+    """The file with the weights at the end of a phase."""
+    return folder / "phases" / f"{index}_{name}.safetensors"
+
+
+def by_phase(log: Sequence[EpochRecord]) -> list[list[EpochRecord]]:
+    """The log of each phase; a strategy may have a phase twice, so its name does not tell.
+
+    Raises:
+        IndexError: It does not begin with a first epoch.
+    """
+    parts: list[list[EpochRecord]] = []
+    for record in log:
+        if record.epoch == 0:
+            parts.append([])
+        parts[-1].append(record)
+    return parts
+
+
 def write_state(folder: Path, config: TrainConfig, fingerprint: str, state: RunState) -> None:
     """Replaces ``resume.safetensors``."""
     header = {
@@ -147,7 +167,7 @@ def read_state(
             tensors,
         )
         same_kind = header["fingerprint"] == fingerprint
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise damaged_state(folder, exc) from exc
     if written_as != FORMAT:
         raise CheckpointError(
@@ -182,23 +202,6 @@ def read_state(
             folder, f"phase {state.phase}, epoch {state.epoch}, step {state.step} do not exist"
         )
     return state
-
-
-def load_state(model: MultiExitModel, state: RunState, folder: Path | None) -> None:
-    """Gives a model the weights of a state.
-
-    Raises:
-        CheckpointError: They are not the model's.
-    """
-    weights = {
-        name.removeprefix("model."): value
-        for name, value in state.tensors.items()
-        if name.startswith("model.")
-    }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as exc:
-        raise damaged_state(folder, str(exc).splitlines()[-1].strip()) from exc
 
 
 def damaged_state(folder: Path | None, reason: object) -> CheckpointError:

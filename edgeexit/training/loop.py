@@ -32,8 +32,9 @@ from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.checkpoint import (
     EpochRecord,
     RunState,
+    by_phase,
     damaged_state,
-    load_state,
+    phase_end,
     read_state,
     write_state,
     write_whole,
@@ -43,7 +44,7 @@ from edgeexit.training.methods import Method, create
 from edgeexit.training.modes import phase_module, set_modes
 from edgeexit.training.onednn import sound_convolutions
 from edgeexit.training.progress import Progress, silent
-from edgeexit.training.reuse import copy_phases, reused_state
+from edgeexit.training.reuse import take_over
 from edgeexit.training.schedule import learning_rate
 from edgeexit.training.step import PhaseStep, Sums
 from edgeexit.training.strategies import Phase, phases
@@ -141,7 +142,7 @@ class _Run:
         for index in range(min(state.phase, len(self.plan) - 1), len(self.plan)):
             self.method.start_phase(self.model, self.plan[index].name)
             if state.tensors:
-                load_state(self.model, state, self.output)
+                self._load(state)
             if index == state.phase:
                 state = self.one_phase(index, self.plan[index], state)
         self.model.requires_grad_(True)
@@ -163,12 +164,20 @@ class _Run:
         for parameter in self.frozen:
             parameter.requires_grad_(False)
 
+    def _load(self, state: RunState) -> None:
+        try:
+            self.model.load_state_dict(_part(state.tensors, "model"))
+        except RuntimeError as exc:
+            raise damaged_state(self.output, str(exc).splitlines()[-1].strip()) from exc
+
     def _reused(self, run: Path) -> RunState:
         self.method.start_phase(self.model, self.plan[0].name)
-        state = reused_state(run, self.model, self.plan, self.config, self._identity())
-        if self.output is not None and self.accelerator.is_main_process:
-            copy_phases(run, self.output, self.plan, state.phase)
-        return self.save(state)
+        log = take_over(
+            run, self.output if self.accelerator.is_main_process else None,
+            self.model, self.plan, self.config, self._identity(),
+        )  # fmt: skip
+        tensors = _tensors(self.model, {}, None)
+        return self.save(RunState(len(by_phase(log)), 0, 0, log, (), (), tensors))
 
     def save(self, state: RunState) -> RunState:
         if self.output is not None and self.accelerator.is_main_process:
@@ -214,8 +223,7 @@ class _Run:
         if config.patience is not None and kept:
             self.model.load_state_dict(kept)
         if self.output is not None and self.accelerator.is_main_process:
-            name = f"{index}_{phase.name}.safetensors"
-            write_whole(self.output / "phases" / name, weights_bytes(self.model))
+            write_whole(phase_end(self.output, index, phase.name), weights_bytes(self.model))
         tensors = _tensors(self.model, {}, None)
         return self.save(RunState(index + 1, 0, 0, state.log, (), (), tensors))
 
@@ -309,12 +317,11 @@ class _Run:
         """What ``run.json`` says: the configuration, what was planned and spent, and the log."""
         sample = [phase.num_steps * self.config.batch_size for phase in self.plan]
         planned = [count * self.macs[p.name] for count, p in zip(sample, self.plan, strict=True)]
-        spent, remaining, phase = 0, iter(self.plan), self.plan[0]
-        for record in log:
-            if record.epoch == 0:  # a strategy may have a phase twice, so its name does not tell
-                phase = next(remaining)
-            steps = min(self.steps, phase.num_steps - record.epoch * self.steps)
-            spent += steps * self.config.batch_size * self.macs[phase.name]
+        spent = 0
+        for phase, records in zip(self.plan, by_phase(log), strict=False):
+            for record in records:
+                steps = min(self.steps, phase.num_steps - record.epoch * self.steps)
+                spent += steps * self.config.batch_size * self.macs[phase.name]
         return {
             "config": dataclasses.asdict(self.config),
             "phases": [dataclasses.asdict(phase) for phase in self.plan],

@@ -10,13 +10,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from edgeexit.errors import CheckpointError
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.nn.weights_file import read_weights
-from edgeexit.training.checkpoint import EpochRecord, RunState, record_of, write_whole
+from edgeexit.nn.weights_file import read_weights, weights_bytes
+from edgeexit.training.checkpoint import (
+    UNREADABLE,
+    EpochRecord,
+    by_phase,
+    phase_end,
+    record_of,
+    write_whole,
+)
 from edgeexit.training.config import TrainConfig
 from edgeexit.training.strategies import Phase
 
@@ -28,43 +36,40 @@ _MAY_DIFFER = {
 _MAX_REPORT_BYTES = 1 << 26
 
 
-def reused_state(
+def take_over(
     run: Path,
+    output: Path | None,
     model: MultiExitModel,
     plan: Sequence[Phase],
     config: TrainConfig,
     identity: Mapping[str, Any],
-) -> RunState:
-    """The state after the first phases that a finished run has in common with this one.
+) -> tuple[EpochRecord, ...]:
+    """Takes over the first phases that a finished run has in common with this one.
 
     Args:
         run: The folder of the finished run.
-        model: Its weights become those at the end of these phases.
+        output: The folder of this run, which gets the weights at the end of each of these phases.
+        model: Its weights become those at the end of the last of them.
         plan: The phases of this run.
         config: The options of this run.
         identity: ``fingerprint`` and ``trained_with`` as this run's ``run.json`` will hold them.
 
+    Returns:
+        The log of these phases.
+
     Raises:
         CheckpointError: The run is not finished, is damaged, or has nothing in common with this.
+        StorageError: ``output`` cannot be written.
     """
     path = run / "run.json"
     try:
         if path.stat().st_size > _MAX_REPORT_BYTES:
             raise ValueError("it is too large")
         report = json.loads(path.read_bytes())
-        options = dict(report["config"])
+        theirs = {**report["config"], **{key: report.get(key) for key in identity}}
         phases = [Phase(**phase) for phase in report["phases"]]
-        records = _by_phase([record_of(entry) for entry in report["log"]])
-        known = {key: report.get(key) for key in identity}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        IndexError,
-    ) as exc:
+        logs = by_phase([record_of(entry) for entry in report["log"]])
+    except UNREADABLE as exc:
         raise CheckpointError(
             "the run whose phases are wanted cannot be read",
             wanted="the folder of a finished run, with its run.json",
@@ -72,18 +77,14 @@ def reused_state(
             where=run,
             hint="let that run finish, or train without reuse",
         ) from exc
-    mine = {**dataclasses.asdict(config), **identity}
-    theirs = {**options, **known}
     differing = [
         f"{key}: {theirs.get(key)!r} -> {value!r}"
-        for key, value in mine.items()
+        for key, value in {**dataclasses.asdict(config), **identity}.items()
         if key not in _MAY_DIFFER and theirs.get(key) != value
     ]
-    count = 0
-    while count < min(len(plan), len(phases)) and plan[count] == phases[count]:
-        count += 1
-    count = min(count, len(records))
-    if differing or not count:
+    trios = zip(plan, phases, logs, strict=False)
+    common = list(takewhile(lambda trio: trio[0] == trio[1], trios))
+    if differing or not common:
         raise CheckpointError(
             "this run does not begin like the one whose phases are wanted",
             wanted="the same model, data, machine and options, and the same first phase",
@@ -91,35 +92,8 @@ def reused_state(
             where=run,
             hint="make the options agree, or train without reuse",
         )
-    read_weights(_weights_of(run, phases, count - 1), model)
-    tensors = {
-        f"model.{name}": value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
-    }
-    log = tuple(record for part in records[:count] for record in part)
-    return RunState(count, 0, 0, log, (), (), tensors)
-
-
-def copy_phases(run: Path, output: Path, plan: Sequence[Phase], count: int) -> None:
-    """Leaves the ends of the first ``count`` phases in ``output``, as if they were trained there.
-
-    Raises:
-        StorageError: ``output`` cannot be written.
-    """
-    for index in range(count):
-        end = _weights_of(run, plan, index)
-        write_whole(output / "phases" / end.name, end.read_bytes())
-
-
-def _weights_of(run: Path, phases: Sequence[Phase], index: int) -> Path:
-    return run / "phases" / f"{index}_{phases[index].name}.safetensors"
-
-
-def _by_phase(log: Sequence[EpochRecord]) -> list[list[EpochRecord]]:
-    """The log of each phase; a strategy may have a phase twice, so its name does not tell."""
-    parts: list[list[EpochRecord]] = []
-    for record in log:
-        if record.epoch == 0:
-            parts.append([])
-        parts[-1].append(record)
-    return parts
+    for index, (phase, _, _) in enumerate(common):
+        read_weights(phase_end(run, index, phase.name), model)
+        if output is not None:
+            write_whole(phase_end(output, index, phase.name), weights_bytes(model))
+    return tuple(record for _, _, log in common for record in log)

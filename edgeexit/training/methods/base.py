@@ -7,6 +7,7 @@ loop owns everything else: batches, rates, the optimizer, precision, processes a
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
@@ -52,7 +53,7 @@ class Step:
     cross_entropy: Callable[[Tensor], Tensor]
 
 
-class Method:
+class Method(abc.ABC):
     """The defaults: the network stays as it is, exits leave by confidence.
 
     Attributes:
@@ -66,15 +67,15 @@ class Method:
     capturable: ClassVar[bool] = True
     accumulates: ClassVar[bool] = True
 
-    def rebuild(self, model: MultiExitModel) -> None:
+    def rebuild(self, model: MultiExitModel) -> None:  # noqa: B027  a hook
         """Changes a fresh network in place, before it is trained or its weights are loaded."""
 
-    def start_phase(self, model: MultiExitModel, phase: PhaseName) -> None:
+    def start_phase(self, model: MultiExitModel, phase: PhaseName) -> None:  # noqa: B027  a hook
         """Changes the network in place before a phase; must hold when a run resumes there."""
 
+    @abc.abstractmethod
     def loss(self, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The scalar that a step minimises, in nats, and the logits of ``step.exits``."""
-        raise NotImplementedError
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
+    def finish(self, model: MultiExitModel, batches: Batches) -> None:  # noqa: B027  a hook
         """Makes the trained network what is compiled, in place: as `rebuild` leaves a fresh one."""
