@@ -21,6 +21,7 @@ _ACTIVATIONS = (NONE, RELU, RELU6)
 _VERSIONS = {
     "ADD": 2,
     "AVERAGE_POOL_2D": 2,
+    "BATCH_MATMUL": 2,
     "CONCATENATION": 2,
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
@@ -404,6 +405,52 @@ def transpose(rng: np.random.Generator, shape: Sequence[int], order: Sequence[in
     return b.finish([source], [output])
 
 
+def batch_matmul(
+    rng: np.random.Generator,
+    shapes: tuple[Sequence[int], Sequence[int]],
+    adjoint: tuple[bool, bool] = (False, False),
+    orders: tuple[Sequence[int], ...] = (),
+) -> bytes:
+    """``shapes`` are the operands'; with ``orders``, those of a TRANSPOSE before each and one after
+    the product, ``shapes`` are what the first two make."""
+    b = Builder()
+    parameters = [(_scale(rng, 0.02, 0.05), _zero(rng)) for _ in shapes]
+    befores: list[Sequence[int]] = list(shapes)
+    if orders:
+        befores = [
+            [shape[order.index(d)] for d in range(len(shape))]
+            for shape, order in zip(shapes, orders, strict=False)
+        ]
+    source, operands = b.parts(rng, befores, parameters)
+    for position, order in enumerate(orders[:2]):
+        turned = b.tensor(shapes[position], *parameters[position])
+        inputs = [operands[position], b.numbers(list(order))]
+        b.op("TRANSPOSE", inputs, [turned], "TransposeOptions")
+        operands[position] = turned
+    sizes = [
+        (*shape[:-2], shape[-1], shape[-2]) if turn else tuple(shape)
+        for shape, turn in zip(shapes, adjoint, strict=True)
+    ]
+    batches = np.broadcast_shapes(sizes[0][:-2], sizes[1][:-2])
+    scale = parameters[0][0] * parameters[1][0] * 90 * float(np.sqrt(sizes[0][-1]))
+    result = (float(np.float32(scale)), _output_zero(rng))
+    out = (*batches, sizes[0][-2], sizes[1][-1])
+    output = b.tensor(out, *result)
+    b.op(
+        "BATCH_MATMUL",
+        operands,
+        [output],
+        "BatchMatMulOptions",
+        adjX=adjoint[0],
+        adjY=adjoint[1],
+    )
+    if orders:
+        turned = b.tensor([out[d] for d in orders[2]], *result)
+        b.op("TRANSPOSE", [output, b.numbers(list(orders[2]))], [turned], "TransposeOptions")
+        output = turned
+    return b.finish([source], [output])
+
+
 def reshape(rng: np.random.Generator, shape: Sequence[int], new: Sequence[int]) -> bytes:
     b = Builder()
     scale, zero = _scale(rng), _zero(rng)
@@ -568,6 +615,31 @@ def _move_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "slice_shrink", strided_slice(rng, whole, (0, 3, 0, 0), (1, 4, 7, 4), ones, (0, 0, 2))
 
 
+def _matmul_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
+    yield "matmul_rank_2", batch_matmul(rng, ((5, 9), (9, 6)))
+    yield "matmul_rank_3", batch_matmul(rng, ((1, 7, 12), (1, 12, 9)))
+    for turns in ((False, False), (True, False), (False, True), (True, True)):
+        name = "".join("xy"[n] for n in range(2) if turns[n])
+        first = (2, 3, 8, 5) if turns[0] else (2, 3, 5, 8)
+        second = (2, 3, 7, 8) if turns[1] else (2, 3, 8, 7)
+        yield f"matmul_adjoint_{name}", batch_matmul(rng, (first, second), turns)
+    yield "matmul_broadcast_first", batch_matmul(rng, ((2, 1, 4, 6), (2, 3, 6, 5)))
+    yield "matmul_broadcast_second", batch_matmul(rng, ((1, 3, 4, 6), (1, 1, 6, 5)))
+    yield "matmul_one_row", batch_matmul(rng, ((1, 2, 1, 33), (1, 2, 33, 1)))
+    heads, back = (0, 2, 1, 3), (0, 2, 1, 3)
+    # Queries and keys, and shares and values, as attention has them.
+    scores = ((1, 3, 16, 8), (1, 3, 8, 16))
+    yield "matmul_scores", batch_matmul(rng, scores, orders=(heads, (0, 2, 3, 1), (0, 1, 2, 3)))
+    values = ((1, 3, 16, 16), (1, 3, 16, 8))
+    yield "matmul_values", batch_matmul(rng, values, orders=((0, 1, 2, 3), heads, back))
+    yield (
+        "matmul_turned",
+        batch_matmul(
+            rng, ((2, 3, 4, 5), (2, 3, 5, 6)), orders=((2, 0, 3, 1), (3, 2, 1, 0), (3, 1, 0, 2))
+        ),
+    )
+
+
 def cases() -> Iterator[tuple[str, bytes]]:
     """All files, of one input and output, with names that can be part of a C identifier."""
     rng = np.random.default_rng(7)
@@ -600,3 +672,4 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for n, shape in enumerate([(1, 10), (1, 2), (1, 12), (1, 300), (1, 4, 7), (1, 1, 3, 9)] * 2):
         yield f"softmax_{n}", unary(rng, "SOFTMAX", shape)
     yield from _move_cases(rng)
+    yield from _matmul_cases(rng)

@@ -75,6 +75,22 @@ typedef struct {
 void ee_fully_connected_portable(const ee_fully_connected *op, const int8_t *input, int8_t *output,
                                  void *scratch);
 
+/* Products of matrices, both computed: for all i, j, row, column below extents,
+ * output[i][j][row][column] = clamp(output_offset + rescale(sum over d < depth of
+ *                                   (a[i][j][row][d] + offset1) * (b[i][j][d][column] + offset2))).
+ * Strides are in elements: strides1 for i, j, row, d; strides2 for i, j, column, d; output_strides
+ * for i, j, row, column. scratch holds a uint32_t for each column. */
+typedef struct {
+    uint32_t extents[4];
+    uint32_t depth;
+    uint32_t strides1[4], strides2[4], output_strides[4];
+    int32_t offset1, offset2, output_offset;
+    int32_t multiplier, shift;
+} ee_batch_matmul;
+
+void ee_batch_matmul_portable(const ee_batch_matmul *op, const int8_t *input, const int8_t *input2,
+                              int8_t *output, void *scratch);
+
 /* Two tensors, element by element. The output is dense, of shape extents; strides say how many
  * elements one step along a dimension moves in an input, 0 where it is broadcast. An input that is
  * not broadcast may be the same memory as the output. */

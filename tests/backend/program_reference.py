@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgeexit.backends.c.program import (
     Add,
     Addition,
+    BatchMatMul,
     Conv2D,
     Copy,
     DepthwiseConv2D,
@@ -139,6 +140,23 @@ def _dense(step: FullyConnected, inputs: list[Int8], output: Int8) -> Int8:
     return clamped(scaled, step.activation_min, step.activation_max)
 
 
+def _strided(values: Int8, extents: tuple[int, ...], strides: tuple[int, ...]) -> Int64:
+    places = np.tensordot(np.array(strides), np.indices(extents), 1)
+    return values.ravel()[places].astype(np.int64)
+
+
+def _batch_matmul(step: BatchMatMul, inputs: list[Int8], output: Int8) -> Int8:
+    *batches, rows, columns = step.extents
+    a = _strided(inputs[0], (*batches, rows, step.depth), step.strides1) + step.offset1
+    b = _strided(inputs[1], (*batches, columns, step.depth), step.strides2) + step.offset2
+    sums = np.einsum("ijrd,ijcd->ijrc", a, b)
+    result = clamped(rescale(sums, step.multiplier, step.shift) + step.output_offset, -128, 127)
+    places = np.tensordot(np.array(step.output_strides), np.indices(step.extents), 1)
+    flat = output.copy().ravel()
+    flat[places.ravel()] = result.ravel()
+    return flat
+
+
 def _operands(step: Add | Multiply, inputs: list[Int8], output: Int8) -> list[Any]:
     shape = (1,) * (4 - output.ndim) + output.shape
     grid = np.indices(shape)
@@ -258,6 +276,7 @@ def _reciprocal(fraction: int) -> int:
 
 _RUNNERS: dict[type[Step], Callable[[Any, list[Int8], Int8], Int8]] = {
     Add: _add,
+    BatchMatMul: _batch_matmul,
     Conv2D: _conv,
     Copy: _copy,
     DepthwiseConv2D: _depthwise,

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import c_host
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from ai_edge_litert import schema_py_generated as schema
 from networks import PREPROCESSING, samples, splits
+from tflite_micro.python.tflite_micro import runtime as tflm
 
-from edgeexit.backends.c.legalize import program_from_file
+from edgeexit.backends.c import build
+from edgeexit.backends.c.build import CProgram
+from edgeexit.backends.c.from_bundle import program_inputs
+from edgeexit.backends.c.program import BatchMatMul, Copy, Softmax
 from edgeexit.compiler.pipeline import compile_model
-from edgeexit.errors import LoweringError, ModelError
+from edgeexit.errors import ModelError
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.heads import Pooled
 from edgeexit.nn.model import MultiExitModel, example_logits
 from edgeexit.nn.zoo.vit import Block, VisionTransformer
 from edgeexit.runtime.bundle import Bundle
+from edgeexit.runtime.decision import batch_exits, batch_scores
 from edgeexit.runtime.session import Session
 
 WIDTH, HEADS, DEPTH, PATCH = 24, 3, 2, 4
@@ -122,11 +130,39 @@ def test_a_session_agrees_with_the_quantized_graph(
         assert result.label == logits[wanted].argmax()
 
 
-def test_c_for_microcontrollers_names_the_op_that_it_lacks(bundle: Bundle) -> None:
-    content = (bundle.path / "segments" / "0.tflite").read_bytes()
-    with pytest.raises(LoweringError, match="it is not supported") as error:
-        program_from_file(content, "segment 0")
-    assert error.value.given == "BATCH_MATMUL 2"
+@pytest.fixture(scope="module")
+def built(bundle: Bundle) -> CProgram:
+    contents, links, chain = program_inputs(bundle)
+    return build(contents, links, chain, c_host.GENERIC)
+
+
+def test_attention_in_c_moves_no_byte(built: CProgram) -> None:
+    kinds = [type(step) for step in built.program.steps]
+    assert kinds.count(BatchMatMul) == 2 * DEPTH
+    assert kinds.count(Softmax) == DEPTH
+    assert Copy not in kinds
+
+
+def test_c_for_microcontrollers_is_tflite_micro_to_the_bit(
+    bundle: Bundle, built: CProgram, tmp_path: Path
+) -> None:
+    golden = bundle.golden()["inputs"]
+    static = (bundle.path / "segments" / "static.tflite").read_bytes()
+    interpreter = tflm.Interpreter.from_bytes(static, arena_size=1 << 20)
+    wanted = []
+    for row in golden:
+        interpreter.set_input(row[None], 0)
+        interpreter.invoke()
+        wanted.append(interpreter.get_output(0).ravel())
+    outputs = tuple(segment.logits for segment in built.program.segments)
+    model = c_host.Model(built.program, built.implementations, built.plan, built.emission, outputs)
+    host = c_host.Host({"vit": model}, tmp_path)
+    logits = host.outputs("vit", golden)
+    np.testing.assert_array_equal(logits[-1], np.stack(wanted))
+    spec, point = bundle.manifest.decision, bundle.manifest.points["tflite"][0]
+    scores = batch_scores(np.stack(logits, axis=1), spec)
+    exits = batch_exits(scores, point.thresholds, spec.rule)
+    np.testing.assert_array_equal(host.decisions("vit", golden).exits, exits)
 
 
 def test_a_fresh_block_passes_on_what_comes_in() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Network(Builder):
     def conv(
         self,
         source: int,
-        size: int = 8,
+        size: int | tuple[int, int] = 8,
         padding: int = SAME,
         stride: int = 1,
         name: str | None = None,
@@ -54,7 +55,8 @@ class Network(Builder):
     ) -> int:
         data = self.rng.integers(-127, 128, (4, 3, 3, 4)).astype(np.int8)
         weight = self.tensor(data.shape, [0.01] * 4, data=data)
-        output = self.tensor((1, size, size, 4), 0.1, -5, name=name)
+        height, width = size if isinstance(size, tuple) else (size, size)
+        output = self.tensor((1, height, width, 4), 0.1, -5, name=name)
         self.op(
             "CONV_2D",
             [source, weight, -1],
@@ -78,8 +80,21 @@ class Network(Builder):
         self.op("PAD", [source, self.numbers(amounts)], [output], "PadOptions")
         return output
 
-    def function(self, kind: str, source: int, scale: float = 0.1, zero_point: int = -5) -> int:
-        output = self.tensor(IMAGE, scale, zero_point)
+    def reshaped(self, source: int, shape: Sequence[int]) -> int:
+        given = self.graph.tensors[source].quantization
+        output = self.tensor(shape, given.scale[0], given.zeroPoint[0])
+        self.op("RESHAPE", [source, self.numbers(list(shape))], [output], "ReshapeOptions")
+        return output
+
+    def function(
+        self,
+        kind: str,
+        source: int,
+        scale: float = 0.1,
+        zero_point: int = -5,
+        shape: Sequence[int] = IMAGE,
+    ) -> int:
+        output = self.tensor(shape, scale, zero_point)
         self.op(kind, [source], [output])
         return output
 
@@ -209,6 +224,34 @@ def test_an_addition_stays_where_the_convolution_has_other_readers() -> None:
     assert kinds(net.program(net.add(first, first))) == [Conv2D, Add]
 
 
+def test_an_addition_to_a_convolution_of_another_shape_stays() -> None:
+    net = Network()
+    first, second = (
+        net.reshaped(each, (1, 4, 16, 4)) for each in (net.conv(net.source), net.source)
+    )
+    total = net.tensor((1, 4, 16, 4), 0.2, 7)
+    net.op("ADD", [first, second], [total], "AddOptions")
+    program = net.program(total)
+    assert kinds(program) == [Conv2D, Add]
+    assert [program.buffers[step.output].shape for step in program.steps] == [
+        IMAGE,
+        (1, 4, 16, 4),
+    ]
+
+
+def test_an_addition_of_tokens_joins_their_linear_layer() -> None:
+    net = Network()
+    first = net.conv(net.conv(net.reshaped(net.source, (1, 1, 64, 4)), (1, 64)), (1, 64))
+    second = net.function("HARD_SWISH", net.reshaped(net.source, (1, 64, 4)), shape=(1, 64, 4))
+    total = net.tensor((1, 64, 4), 0.2, 7)
+    net.op("ADD", [net.reshaped(first, (1, 64, 4)), second], [total], "AddOptions")
+    program = net.program(net.conv(net.reshaped(total, (1, 1, 64, 4)), (1, 64)))
+    assert kinds(program) == [Conv2D, Table, Conv2D, Conv2D]
+    assert isinstance(program.steps[2], Conv2D)
+    assert program.steps[2].residual is not None
+    assert program.buffers[program.steps[2].output].shape == (1, 1, 64, 4)
+
+
 # ---------------------------------------------------------------------- functions
 
 
@@ -217,6 +260,16 @@ def test_a_relu_of_the_same_scale_becomes_limits() -> None:
     (step,) = net.program(net.function("RELU", net.conv(net.source))).steps
     assert isinstance(step, Conv2D)
     assert (step.activation_min, step.activation_max) == (-5, 127)
+
+
+def test_a_relu_of_another_shape_becomes_limits_unless_that_shape_is_read() -> None:
+    for is_read in (False, True):
+        net = Network()
+        flat = net.reshaped(net.conv(net.source), (1, 4, 16, 4))
+        output = net.function("RELU", flat, shape=(1, 4, 16, 4))
+        program = net.program(net.conv(output, (4, 16)) if is_read else output)
+        assert kinds(program) == ([Conv2D, Table, Conv2D] if is_read else [Conv2D])
+        assert program.buffers[program.steps[0].output].shape == IMAGE
 
 
 def test_a_relu_of_another_scale_stays() -> None:

@@ -7,9 +7,10 @@ steps that read a buffer count, of whatever segment.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from edgeexit.backends.c.lowering import Value
 from edgeexit.backends.c.multipliers import swapped
 from edgeexit.backends.c.program import (
     Add,
@@ -21,19 +22,22 @@ from edgeexit.backends.c.program import (
     Step,
     Table,
     Window,
+    to_rank_4,
 )
 from edgeexit.backends.c.tables import clamp_of
 
 Segments = list[list[Step]]
 
 
-def join_functions(segments: Segments, kept: Collection[int]) -> Segments:
+def join_functions(segments: Segments, kept: Collection[int], values: Sequence[Value]) -> Segments:
     """A table after a table becomes one; a table that only clamps goes into the step before it."""
     readers = _readers(segments)
-    return [_joined(steps, readers, kept) for steps in segments]
+    return [_joined(steps, readers, kept, values) for steps in segments]
 
 
-def _joined(steps: Sequence[Step], readers: Counter[int], kept: Collection[int]) -> list[Step]:
+def _joined(
+    steps: Sequence[Step], readers: Counter[int], kept: Collection[int], values: Sequence[Value]
+) -> list[Step]:
     result: list[Step] = []
     made: dict[int, int] = {}
     for step in steps:
@@ -42,6 +46,9 @@ def _joined(steps: Sequence[Step], readers: Counter[int], kept: Collection[int])
         merged = None
         if isinstance(step, Table) and alone and place is not None:
             merged = _with_function(result[place], step)
+            ends = values[step.inputs[0]], values[step.output]
+            if merged is not None and not _reshape(merged, *ends):
+                merged = None
         if merged is None or place is None:
             made[step.output] = len(result)
             result.append(step)
@@ -79,30 +86,42 @@ def _with_function(before: Step, step: Table) -> Step | None:
     return None
 
 
-def fuse_additions(
-    segments: Segments, kept: Collection[int], shapes: Mapping[int, tuple[int, ...]]
-) -> Segments:
+def _reshape(step: Step, source: Value, output: Value) -> bool:
+    """Gives ``output`` the shape of ``source``, which ``step`` wrote so far; False if it may not.
+
+    Steps on images look at the shape, and so may whoever reads the output: both have to see the
+    same one, but for dimensions of one element in front.
+    """
+    if isinstance(step, Table | FullyConnected):
+        return True
+    if output.fixed and to_rank_4(source.shape) != to_rank_4(output.shape):
+        return False
+    longer = output.fixed and len(output.shape) > len(source.shape)
+    output.shape, output.fixed = output.shape if longer else source.shape, True
+    return True
+
+
+def fuse_additions(segments: Segments, kept: Collection[int], values: Sequence[Value]) -> Segments:
     """An addition becomes part of the convolution whose result only it reads.
 
     Of two such convolutions it is the later one, and a convolution moves behind whatever computes
-    the tensor that is added. Sums of vectors stay: a linear layer is a convolution too, but the
-    buffer of such a sum is no image.
+    the tensor that is added.
     """
     readers = _readers(segments)
-    return [_fused(steps, readers, kept, shapes) for steps in segments]
+    return [_fused(steps, readers, kept, values) for steps in segments]
 
 
 def _fused(
     steps: Sequence[Step],
     readers: Counter[int],
     kept: Collection[int],
-    shapes: Mapping[int, tuple[int, ...]],
+    values: Sequence[Value],
 ) -> list[Step]:
     result = list(steps)
     for add in steps:
         if not isinstance(add, Add) or len(add.inputs) != 2 or add.inputs[0] == add.inputs[1]:
             continue
-        if not all((*add.strides1, *add.strides2)) or len(shapes[add.output]) != 4:
+        if not all((*add.strides1, *add.strides2)):
             continue
         made = {step.output: place for place, step in enumerate(result)}
         candidates = []
@@ -116,6 +135,8 @@ def _fused(
         if not candidates:
             continue
         place, position, window = max(candidates, key=lambda candidate: candidate[0])
+        if not _reshape(window, values[window.output], values[add.output]):
+            continue
         other = add.inputs[1 - position]
         fused = replace(
             window,

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from edgeexit.backends.c import fold, lower_moves, lower_products, lower_values
+from edgeexit.backends.c import fold, lower_matmul, lower_moves, lower_products, lower_values, turns
 from edgeexit.backends.c.fuse import fuse_additions, join_functions
 from edgeexit.backends.c.lowering import Chain, Op, Segment
 from edgeexit.backends.c.program import Buffer, Program, ProgramSegment, Step
@@ -110,9 +110,8 @@ def program_from_chain(models: Sequence[TfliteModel], links: Sequence[Sequence[L
             where=models[0].where,
         )
     kept = {chain.input, *logits, *crossing}
-    steps = join_functions(chain.segments, kept)
-    shapes = {number: value.shape for number, value in enumerate(chain.values)}
-    steps = fuse_additions(steps, kept, shapes)
+    steps = join_functions(chain.segments, kept, chain.values)
+    steps = fuse_additions(steps, kept, chain.values)
     return _numbered(chain, steps, chain.input, logits)
 
 
@@ -166,11 +165,12 @@ def _lower(
     known = fold.constants(model)
     live = fold.live_operators(model, known, outputs)
     paddings = fold.paddings(model, live, known, outputs)
-    segment = Segment(number, model, chain, known, paddings)
+    turned = turns.around_products(model, live, known, outputs)
+    segment = Segment(number, model, chain, known, paddings, turned)
     chain.segments.append([])
     for index, link in zip(model.inputs, sources, strict=True):
         _link(segment, model.tensors[index], link, before)
-    folded = {padding.op for padding in paddings.values()}
+    folded = {padding.op for padding in paddings.values()} | turned.operators
     for op in live:
         if op.index in folded:
             continue
@@ -297,6 +297,7 @@ def _dequantize(op: Op) -> None:
 _LOWERINGS: dict[str, Callable[[Op], None]] = {
     "ADD": lower_values.add,
     "AVERAGE_POOL_2D": lower_values.average_pool,
+    "BATCH_MATMUL": lower_matmul.batch_matmul,
     "CONCATENATION": lower_moves.concatenation,
     "CONV_2D": lower_products.convolution,
     "DEPTHWISE_CONV_2D": lower_products.depthwise,
@@ -325,7 +326,10 @@ _LOWERINGS: dict[str, Callable[[Op], None]] = {
 
 
 def _numbered(
-    chain: Chain, segments: Sequence[Sequence[Step]], given: int, logits: Sequence[int]
+    chain: Chain,
+    segments: Sequence[Sequence[Step]],
+    given: int,
+    logits: Sequence[int],
 ) -> Program:
     """The program, with the buffers that are still used, in the order of their first use."""
     order: dict[int, int] = {given: 0}

@@ -6,7 +6,8 @@ import math
 
 from edgeexit.backends.c import fold
 from edgeexit.backends.c.lower_products import check_shape
-from edgeexit.backends.c.lowering import Op, dense_strides
+from edgeexit.backends.c.lowering import Op
+from edgeexit.backends.c.program import dense_strides
 
 
 def reshape(op: Op) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeexit.backends.c import tables
 from edgeexit.backends.c.lower_products import check_shape, image_size, windows
-from edgeexit.backends.c.lowering import Op, check_sum, dense_strides
+from edgeexit.backends.c.lowering import Op, check_sum
 from edgeexit.backends.c.multipliers import (
     addition,
     factor,
@@ -18,7 +18,17 @@ from edgeexit.backends.c.multipliers import (
     subtraction,
     swapped,
 )
-from edgeexit.backends.c.program import Add, Int8, Mean, Multiply, Pool2D, Softmax, Table
+from edgeexit.backends.c.program import (
+    Add,
+    Int8,
+    Mean,
+    Multiply,
+    Pool2D,
+    Softmax,
+    Table,
+    dense_strides,
+    to_rank_4,
+)
 
 _LOGISTIC_OUTPUT = (1 / 256, -128)
 _MAX_SOFTMAX = 4095  # values of which the sum of exponentials, Q12.19, holds any
@@ -41,10 +51,10 @@ def _operands(op: Op) -> tuple[list[int], list[Four], bool, Int8 | None]:
     except ValueError:
         op.refuse("its inputs do not fit each other", "sizes that are equal or 1", shapes)
     check_shape(op, shape)
-    full = (1,) * (4 - len(shape)) + shape
+    full = to_rank_4(shape)
     strides: list[Four] = []
     for each in shapes:
-        sizes = (1,) * (4 - len(each)) + each
+        sizes = to_rank_4(each)
         moves = [
             stride if size == whole else 0
             for size, whole, stride in zip(sizes, full, dense_strides(sizes), strict=True)

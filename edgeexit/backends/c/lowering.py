@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from edgeexit.backends.c import fold
 from edgeexit.backends.c.multipliers import limits_of
-from edgeexit.backends.c.program import Copy, Step
+from edgeexit.backends.c.program import Copy, Step, to_rank_4
 from edgeexit.backends.c.tflite_model import TfliteModel, TfliteOperator, TfliteTensor
+from edgeexit.backends.c.turns import Turns
 from edgeexit.errors import LoweringError
 
 MAX_SIZE = 2**16 - 1
@@ -58,6 +58,7 @@ class Segment:
     chain: Chain
     known: fold.Constants
     paddings: dict[int, fold.Padding]
+    turns: Turns
     buffers: dict[int, int] = field(default_factory=dict)
     given: set[int] = field(default_factory=set)
 
@@ -209,6 +210,9 @@ class Op:
         if not value.fixed:
             value.shape, value.fixed = tensor.shape, True
             return number
+        if to_rank_4(value.shape) == to_rank_4(tensor.shape):
+            value.shape = max(value.shape, tensor.shape, key=len)
+            return number
         # Two steps see one buffer in two shapes.
         copy = self.segment.chain.add(f"{tensor.name}_view", tensor, parameters)
         self.segment.chain.values[copy].fixed = True
@@ -220,9 +224,13 @@ class Op:
 
     def write(self, fixed: bool = False) -> int:
         """A new buffer for the output."""
-        number = self.segment.chain.add(self.output.name, self.output, self.parameters(self.output))
+        return self.write_tensor(self.output, fixed)
+
+    def write_tensor(self, tensor: TfliteTensor, fixed: bool = False) -> int:
+        """The same for any tensor that nothing has made yet."""
+        number = self.segment.chain.add(tensor.name, tensor, self.parameters(tensor))
         self.segment.chain.values[number].fixed = fixed
-        self.segment.buffers[self.output.index] = number
+        self.segment.buffers[tensor.index] = number
         return number
 
     def alias(self, source: TfliteTensor) -> None:
@@ -284,11 +292,6 @@ class _Checking:
                 "factors that fit 32 bits",
                 str(error),
             )
-
-
-def dense_strides(shape: Sequence[int]) -> list[int]:
-    """How many elements one step in each dimension moves."""
-    return [math.prod(shape[d + 1 :]) for d in range(len(shape))]
 
 
 def _merged(

@@ -14,6 +14,7 @@ of two that rounds halves away from zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +150,30 @@ class FullyConnected(Step):
     output_offset: int
     activation_min: int
     activation_max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchMatMul(Step):
+    """Products of matrices that are both computed, one for each pair in two dimensions of batches.
+
+    ``output[i][j][row][column] = to_int8(output_offset + rescale(sum over d of
+    (a[i][j][row][d] + offset1) * (b[i][j][d][column] + offset2)))``, where ``extents`` counts
+    ``i, j, row, column`` and ``depth`` counts ``d``. Strides say how many elements one step moves:
+    ``strides1`` for ``i, j, row, d`` in the first input, ``strides2`` for ``i, j, column, d`` in
+    the second, ``output_strides`` for ``i, j, row, column`` in the output, which is written as a
+    whole. A stride of 0 repeats a matrix for several of the other input.
+    """
+
+    extents: tuple[int, int, int, int]
+    depth: int
+    strides1: tuple[int, int, int, int]
+    strides2: tuple[int, int, int, int]
+    output_strides: tuple[int, int, int, int]
+    offset1: int
+    offset2: int
+    output_offset: int
+    multiplier: int
+    shift: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,3 +317,17 @@ class Program:
     def steps(self) -> tuple[Step, ...]:
         """All steps of all segments, in the order in which they run."""
         return tuple(step for segment in self.segments for step in segment.steps)
+
+
+def dense_strides(shape: Sequence[int]) -> list[int]:
+    """How many elements one step in each dimension moves, the last one moving by one."""
+    return [math.prod(shape[d + 1 :]) for d in range(len(shape))]
+
+
+def to_rank_4(numbers: Sequence[int], filling: int = 1) -> tuple[int, int, int, int]:
+    """Sizes (or strides, with 0 for ``filling``) with dimensions in front, so that there are four.
+
+    Of more, it is the last four.
+    """
+    first, second, third, fourth = (*(filling,) * (4 - len(numbers)), *numbers)[-4:]
+    return (first, second, third, fourth)

@@ -116,6 +116,9 @@ _ACTIVATION = {"fused_activation_function": Field(0, "int8")}
 OPTIONS: dict[str, Options] = {
     "ADD": Options(11, "AddOptions", _ACTIVATION),
     "AVERAGE_POOL_2D": _POOL,
+    "BATCH_MATMUL": Options(
+        101, "BatchMatMulOptions", {"adj_x": Field(0, "bool"), "adj_y": Field(1, "bool")}
+    ),
     "CONCATENATION": Options(
         10,
         "ConcatenationOptions",

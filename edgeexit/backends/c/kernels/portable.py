@@ -24,6 +24,7 @@ from edgeexit.backends.c.kernels.portable_work import work_of
 from edgeexit.backends.c.program import (
     Add,
     Addition,
+    BatchMatMul,
     Conv2D,
     Copy,
     DepthwiseConv2D,
@@ -37,9 +38,12 @@ from edgeexit.backends.c.program import (
     Step,
     Table,
     Window,
+    to_rank_4,
 )
 
 NAME = "portable"
+
+_SUM_BYTES = 4
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation:
@@ -50,7 +54,7 @@ def offer(step: Step, program: Program, core: Core) -> Implementation:
         kernel_set=NAME,
         function=function,
         parameters=parameters,
-        scratch_bytes=0,
+        scratch_bytes=_SUM_BYTES * step.extents[3] if isinstance(step, BatchMatMul) else 0,
         headers=("ee_kernels.h",),
         sources=tuple(f"kernels/portable_{file}.c" for file in files.split()),
         instructions=work.instructions(core),
@@ -161,10 +165,26 @@ def _fully_connected(step: FullyConnected, program: Program) -> tuple[str, str, 
     return "ee_fully_connected_portable", "fully_connected dot", struct
 
 
+def _batch_matmul(step: BatchMatMul, program: Program) -> tuple[str, str, Struct]:
+    fields: Fields = {
+        **_array("extents", step.extents),
+        "depth": step.depth,
+        **_array("strides1", step.strides1),
+        **_array("strides2", step.strides2),
+        **_array("output_strides", step.output_strides),
+        "offset1": step.offset1,
+        "offset2": step.offset2,
+        "output_offset": step.output_offset,
+        "multiplier": step.multiplier,
+        "shift": step.shift,
+    }
+    struct = Struct("ee_batch_matmul", fields)
+    return "ee_batch_matmul_portable", "batch_matmul dot", struct
+
+
 def _broadcast(step: Add | Multiply, program: Program) -> Fields:
-    shape = program.buffers[step.output].shape
     # Dimensions before the last four are ones.
-    extents = (*(1 for _ in range(4 - len(shape))), *shape)[-4:]
+    extents = to_rank_4(program.buffers[step.output].shape)
     merged, (strides1, strides2) = merge_dimensions(extents, step.strides1, step.strides2)
     return {
         **_array("extents", merged),
@@ -268,6 +288,7 @@ _KERNELS: Mapping[type[Step], Callable[[Any, Program], tuple[str, str, Struct]]]
     Conv2D: _conv2d,
     DepthwiseConv2D: _depthwise,
     FullyConnected: _fully_connected,
+    BatchMatMul: _batch_matmul,
     Add: _add,
     Multiply: _multiply,
     Pool2D: _pool,

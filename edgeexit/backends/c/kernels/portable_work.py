@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgeexit.backends.c.kernels.costs import Work
 from edgeexit.backends.c.program import (
     Add,
+    BatchMatMul,
     Conv2D,
     Copy,
     DepthwiseConv2D,
@@ -120,6 +121,25 @@ def _fully_connected(step: FullyConnected, program: Program) -> Amounts:
     }
 
 
+def _batch_matmul(step: BatchMatMul, program: Program) -> Amounts:
+    *batches, rows, columns = step.extents
+    count = math.prod(batches)
+    fours, ones = divmod(columns, 4)
+    dense = step.strides1[3] == 1 == step.strides2[3]
+    products = count * rows * step.depth
+    zeros = (columns if step.offset1 == 0 else 0) + (rows if step.offset2 == 0 else 0)
+    return {
+        "products_by_four": products * fours if dense else 0,
+        "products": products * ones if dense else 0,
+        "strided_by_four": 0 if dense else products * fours,
+        "strided": 0 if dense else products * ones,
+        "summed": count * (rows + columns - zeros) * step.depth,
+        "sums": count * (rows + columns),
+        "blocks": count * rows * (fours + ones),
+        "outputs": count * rows * columns,
+    }
+
+
 def _elementwise(step: Add | Multiply | Table | Softmax, program: Program) -> Amounts:
     return {"outputs": program.buffers[step.output].num_bytes}
 
@@ -158,6 +178,7 @@ _AMOUNTS: Mapping[type[Step], Callable[[Any, Program], Amounts]] = {
     Conv2D: _conv2d,
     DepthwiseConv2D: _depthwise,
     FullyConnected: _fully_connected,
+    BatchMatMul: _batch_matmul,
     Add: _elementwise,
     Multiply: _elementwise,
     Table: _elementwise,
