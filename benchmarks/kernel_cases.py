@@ -16,7 +16,7 @@ import numpy as np
 from mlperf_tiny import mlperf_tiny
 
 from edgeexit.backends.c.legalize import program_from_file
-from edgeexit.backends.c.program import Buffer, Copy, Program, ProgramSegment, Step
+from edgeexit.backends.c.program import BatchMatMul, Buffer, Copy, Program, ProgramSegment, Step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "backend"))
@@ -46,6 +46,14 @@ _DEPTHWISE = (
 _FULLY_CONNECTED = (
     (1, 64, 10), (1, 640, 128), (1, 128, 128), (1, 128, 8), (1, 8, 128), (1, 128, 640),
     (4, 64, 12), (1, 256, 2),
+)  # fmt: skip
+
+# Heads, rows, columns, depth, and whether the values of a row or a column lie beside each other.
+_PRODUCTS = (
+    (1, 8, 8, 16, True), (3, 16, 16, 8, True), (3, 64, 64, 32, True), (2, 40, 13, 20, True),
+    (4, 20, 20, 64, True), (1, 5, 33, 100, True), (8, 10, 3, 12, True), (2, 30, 2, 30, True),
+    (1, 8, 8, 16, False), (3, 16, 8, 16, False), (3, 64, 32, 64, False), (2, 40, 13, 20, False),
+    (4, 20, 64, 20, False), (1, 5, 33, 100, False), (8, 10, 3, 12, False), (2, 30, 2, 30, False),
 )  # fmt: skip
 
 # With kernel and stride, whether it ends with a ReLU, and whether a residual is added.
@@ -99,8 +107,39 @@ def ops() -> Iterator[tuple[str, Program]]:
             valid = conv(rng, (9, 9), pair, kernel, padding=VALID, depthwise=True)
             yield f"{name}_valid", op_program(valid)[0]
     yield from residual_programs().items()
+    for number, shape in enumerate(_PRODUCTS):
+        yield f"product{number}", _product(f"product{number}", *shape)
     for name, content in mlperf_tiny().items():
         yield f"{MODEL}{name}", program_from_file(content, name)
+
+
+def _product(key: str, heads: int, rows: int, columns: int, depth: int, dense: bool) -> Program:
+    """Attention's product of one tensor with itself; heads lie within tokens."""
+    width, size = heads * depth, heads * depth * max(rows, columns)
+    if not dense:
+        width = heads * columns
+        size = max(heads * rows * depth, depth * width)
+    step = BatchMatMul(
+        name="product",
+        inputs=(0, 0),
+        output=1,
+        macs=heads * rows * columns * depth,
+        extents=(1, heads, rows, columns),
+        depth=depth,
+        strides1=(0, depth, width, 1) if dense else (0, rows * depth, depth, 1),
+        strides2=(0, depth, width, 1) if dense else (0, columns, 1, width),
+        output_strides=(0, rows * columns, columns, 1),
+        offset1=3,
+        offset2=-5,
+        output_offset=1,
+        multiplier=1 << 30,
+        shift=-9,
+    )
+    buffers = (
+        Buffer(f"{key}_in", (1, size), 1.0, 0),
+        Buffer(f"{key}_out", (1, heads, rows, columns), 1.0, 0),
+    )
+    return Program(buffers, 0, (ProgramSegment((step,), 1),))
 
 
 def _convolution(
