@@ -16,7 +16,7 @@ import numpy as np
 from mlperf_tiny import mlperf_tiny
 
 from edgeexit.backends.c.legalize import program_from_file
-from edgeexit.backends.c.program import BatchMatMul, Buffer, Copy, Program, ProgramSegment, Step
+from edgeexit.backends.c.program import Buffer, Copy, Program, ProgramSegment, Step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "backend"))
@@ -107,39 +107,14 @@ def ops() -> Iterator[tuple[str, Program]]:
             valid = conv(rng, (9, 9), pair, kernel, padding=VALID, depthwise=True)
             yield f"{name}_valid", op_program(valid)[0]
     yield from residual_programs().items()
-    for number, shape in enumerate(_PRODUCTS):
-        yield f"product{number}", _product(f"product{number}", *shape)
+    yield from _products()
     for name, content in mlperf_tiny().items():
         yield f"{MODEL}{name}", program_from_file(content, name)
 
 
-def _product(key: str, heads: int, rows: int, columns: int, depth: int, dense: bool) -> Program:
-    """Attention's product of one tensor with itself; heads lie within tokens."""
-    width, size = heads * depth, heads * depth * max(rows, columns)
-    if not dense:
-        width = heads * columns
-        size = max(heads * rows * depth, depth * width)
-    step = BatchMatMul(
-        name="product",
-        inputs=(0, 0),
-        output=1,
-        macs=heads * rows * columns * depth,
-        extents=(1, heads, rows, columns),
-        depth=depth,
-        strides1=(0, depth, width, 1) if dense else (0, rows * depth, depth, 1),
-        strides2=(0, depth, width, 1) if dense else (0, columns, 1, width),
-        output_strides=(0, rows * columns, columns, 1),
-        offset1=3,
-        offset2=-5,
-        output_offset=1,
-        multiplier=1 << 30,
-        shift=-9,
-    )
-    buffers = (
-        Buffer(f"{key}_in", (1, size), 1.0, 0),
-        Buffer(f"{key}_out", (1, heads, rows, columns), 1.0, 0),
-    )
-    return Program(buffers, 0, (ProgramSegment((step,), 1),))
+def _products() -> Iterator[tuple[str, Program]]:
+    for number, shape in enumerate(_PRODUCTS):
+        yield f"product{number}", dsp_cases.product(f"product{number}", *shape)
 
 
 def _convolution(
@@ -161,6 +136,7 @@ def dsp_layers() -> Iterator[tuple[str, Program]]:
         yield f"depthwise{number}", dsp_cases.depthwise(f"depthwise{number}", tuple(size), stride)
     for number, shape in enumerate(_FULLY_CONNECTED):
         yield f"dense{number}", dsp_cases.fully_connected(f"dense{number}", *shape)
+    yield from _products()
     for number, size in enumerate([(8, 8, 8), (16, 16, 16), (3, 3, 5)]):
         yield f"add{number}", dsp_cases.add(f"add{number}", size)
 
@@ -185,6 +161,7 @@ def mve_layers() -> Iterator[tuple[str, Program]]:
     yield from _mve_depthwise()
     for number, shape in enumerate(_MVE_FULLY_CONNECTED):
         yield f"dense{number}", dsp_cases.fully_connected(f"dense{number}", *shape)
+    yield from _products()
     for number, size in enumerate([(8, 8, 8), (16, 16, 16), (3, 3, 3), (5, 5, 64)]):
         yield f"add{number}", dsp_cases.add(f"add{number}", size)
     for kind in ("average", "max"):

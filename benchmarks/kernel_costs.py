@@ -7,8 +7,8 @@ by which the compiler chooses kernels and predicts instructions. Errors are rela
 that were counted, and of those among them that compute sums of products in known models;
 ``change`` is by how much predictions differ from those with the present file.
 
-Tiny layers are off by more than large ones, and softmax, whose work depends on its values, by up to
-twice. Counts depend on the compiler; the present ones are arm-none-eabi-gcc 12.2's.
+Tiny layers are off by more than large ones. Counts depend on the compiler; the present ones are
+arm-none-eabi-gcc 12.2's.
 """
 
 from __future__ import annotations

@@ -152,11 +152,13 @@ typedef struct {
 
 void ee_table_portable(const ee_table *op, const int8_t *input, int8_t *output, void *scratch);
 
-/* Softmax over rows of `depth`, output scale 1/256 and zero point -128; may run in place. An input
- * that is more than -diff_min below its row's largest counts as nothing. */
+/* Softmax over rows of `depth`, output scale 1/256 and zero point -128; may run in place.
+ * exponentials[d] is exp, in units of 2^-31, of how far d steps of the input's scale are below 0;
+ * what is num_exponentials steps or more below its row's largest counts as nothing. */
 typedef struct {
     uint32_t num_rows, depth;
-    int32_t input_multiplier, input_shift, diff_min;
+    uint32_t num_exponentials;
+    const int32_t *exponentials;
 } ee_softmax;
 
 void ee_softmax_portable(const ee_softmax *op, const int8_t *input, int8_t *output, void *scratch);

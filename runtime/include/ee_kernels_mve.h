@@ -156,6 +156,11 @@ typedef struct {
 void ee_add_mve(const ee_mve_add *op, const int8_t *input, const int8_t *input2, int8_t *output,
                 void *scratch);
 
+/* Products of matrices of which strides1[3] and output_strides[3] are 1, and strides2[2] or
+ * strides2[3]. scratch: int32 sums[16], int8 columns[16][depth rounded up to 16]. */
+void ee_batch_matmul_mve(const ee_batch_matmul *op, const int8_t *input, const int8_t *input2,
+                         int8_t *output, void *scratch);
+
 void ee_average_pool_mve(const ee_pool2d *op, const int8_t *input, int8_t *output, void *scratch);
 void ee_max_pool_mve(const ee_pool2d *op, const int8_t *input, int8_t *output, void *scratch);
 void ee_mean_mve(const ee_mean *op, const int8_t *input, int8_t *output, void *scratch);

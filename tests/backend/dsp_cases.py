@@ -20,6 +20,7 @@ from edgeexit.backends.c.plan import plan
 from edgeexit.backends.c.program import (
     Add,
     Addition,
+    BatchMatMul,
     Buffer,
     Conv2D,
     Copy,
@@ -95,6 +96,16 @@ def programs() -> dict[str, Program]:
         ("fc_narrow", 1, 40, 8, {"limits": (-50, 100)}),
     ):
         cases[key] = fully_connected(key, rows, depth, out, **more)
+    for key, *shape in (
+        ("product_along", 3, 6, 10, 8, True),
+        ("product_across", 3, 6, 10, 8, False),
+        ("product_one_row", 2, 1, 7, 12, True),
+        ("product_one_column", 2, 5, 1, 16, False),
+        ("product_groups", 1, 7, 37, 20, True),
+        ("product_groups_across", 1, 7, 37, 20, False),
+        ("product_long", 2, 3, 16, 132, True),
+    ):
+        cases[key] = product(key, *shape)
     for key, size, more in (
         ("add", (5, 5, 8), {}),
         ("add_odd", (3, 3, 3), {"activation_min": -100, "activation_max": 3}),
@@ -332,6 +343,46 @@ def depthwise(
         **_rescaling(rng, size[2], 9, None),
     )
     return _single(step, buffers)
+
+
+def product(
+    key: str,
+    heads: int,
+    rows: int,
+    columns: int,
+    depth: int,
+    along: bool = True,
+    offsets: tuple[int, int] = (3, -5),
+) -> Program:
+    """Attention's product of one tensor with itself, in which heads lie within tokens.
+
+    ``along``: values of a column lie beside each other, as those of a row do; else columns do.
+    """
+    width, size = heads * depth, heads * depth * max(rows, columns)
+    if not along:
+        width = heads * columns
+        size = max(heads * rows * depth, depth * width)
+    step = BatchMatMul(
+        name="product",
+        inputs=(0, 0),
+        output=1,
+        macs=heads * rows * columns * depth,
+        extents=(1, heads, rows, columns),
+        depth=depth,
+        strides1=(0, depth, width, 1) if along else (0, rows * depth, depth, 1),
+        strides2=(0, depth, width, 1) if along else (0, columns, 1, width),
+        output_strides=(0, rows * columns, columns, 1),
+        offset1=offsets[0],
+        offset2=offsets[1],
+        output_offset=1,
+        multiplier=1518500250,
+        shift=-9,
+    )
+    buffers = (
+        Buffer(f"{key}_in", (1, size), 1.0, 0),
+        Buffer(f"{key}_out", (1, heads, rows, columns), 1.0, 0),
+    )
+    return Program(buffers, 0, (ProgramSegment((step,), 1),))
 
 
 def fully_connected(

@@ -68,6 +68,9 @@ def programs() -> dict[str, Program]:
         ("max_3x3", "max", (6, 6, 16), (3, 3)),
     ):
         cases[key] = pool(key, kind, size, kernel)
+    cases["product_odd_depth"] = dsp_cases.product("product_odd_depth", 2, 5, 6, 19)
+    cases["product_odd_depth_across"] = dsp_cases.product("product", 2, 5, 6, 19, along=False)
+    cases["product_symmetric"] = dsp_cases.product("product", 2, 5, 6, 32, offsets=(128, 0))
     cases["mean"] = mean("mean", 2, 25, 10)
     cases["table"] = table("table", 100)
     cases["table_16"] = table("table_16", 32)

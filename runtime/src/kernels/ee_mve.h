@@ -18,6 +18,9 @@ typedef struct {
 typedef struct {
     int32_t lane[4];
 } int32x4_t;
+typedef struct {
+    uint32_t lane[4];
+} uint32x4_t;
 /* One bit for each byte of a vector. */
 typedef uint16_t mve_pred16_t;
 
@@ -82,6 +85,16 @@ static inline void vstrbq_p_s32(int8_t *to, int32x4_t value, mve_pred16_t active
 }
 
 static inline void vstrbq_s32(int8_t *to, int32x4_t value) { vstrbq_p_s32(to, value, 0xFFFFu); }
+
+static inline void vstrbq_scatter_offset_s32(int8_t *base, uint32x4_t offsets, int32x4_t value) {
+    for (unsigned i = 0; i < 4u; i++) {
+        base[offsets.lane[i]] = (int8_t)value.lane[i];
+    }
+}
+
+static inline uint32x4_t vldrwq_u32(const uint32_t *from) {
+    return (uint32x4_t){{from[0], from[1], from[2], from[3]}};
+}
 
 static inline int32x4_t vldrwq_s32(const int32_t *from) {
     return (int32x4_t){{from[0], from[1], from[2], from[3]}};

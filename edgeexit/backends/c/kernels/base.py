@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
@@ -69,6 +70,11 @@ class Implementation:
     work: Work | None = None
     """What the instructions are counted from."""
     notes: str = field(default="", compare=False)
+
+
+def array(name: str, values: Sequence[int]) -> Fields:
+    """Elements of an array that lies within the struct, each as a designator of C."""
+    return {f"{name}[{index}]": value for index, value in enumerate(values)}
 
 
 def window_fields(step: Window, program: Program, kernel: tuple[int, int]) -> Fields:

@@ -8,6 +8,8 @@ exact, slower form of a rescaling is taken.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgeexit.backends.c.kernels import dsp_packing as packing
@@ -16,6 +18,7 @@ from edgeexit.backends.c.kernels.base import (
     Fields,
     Implementation,
     Struct,
+    array,
     window_fields,
 )
 from edgeexit.backends.c.kernels.costs import Work
@@ -23,6 +26,7 @@ from edgeexit.backends.c.kernels.portable import addition as exact_addition
 from edgeexit.backends.c.program import (
     Add,
     Addition,
+    BatchMatMul,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -37,6 +41,7 @@ _WIDE_BYTES = 5120
 _WIDE_BYTES_WITHOUT_ROOM = 20480
 """The same where there is no scratch for a tile that is worth widening weights for."""
 _SHORT_TILE = 6
+_COLUMNS_AT_ONCE = 16
 _LEAST_ROOM = 2048
 _MOST_ROOM = 16384
 _LONGEST_TILE = 32
@@ -53,6 +58,8 @@ def offer(step: Step, program: Program, core: Core) -> Implementation | None:
             return _depthwise(step, program, core)
         case FullyConnected():
             return _fully_connected(step, program, core)
+        case BatchMatMul():
+            return _batch_matmul(step, core)
         case Add():
             return _add(step, program, core)
     return None
@@ -246,6 +253,52 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
                 "blocks": num_rows * blocks,
                 "elements": num_rows * depth,
                 "rows": num_rows,
+            },
+        ),
+    )
+
+
+def _batch_matmul(step: BatchMatMul, core: Core) -> Implementation | None:
+    *batches, rows, columns = step.extents
+    if step.depth % 4 or step.strides1[3] != 1 or step.output_strides[3] != 1:
+        return None
+    rounding = packing.product_rounding(
+        step.depth, step.offset1, step.multiplier, step.shift, step.output_offset
+    )
+    if rounding is None:
+        return None
+    count, pairs = math.prod(batches), -(-rows // 2)
+    fours, groups = -(-columns // 4), -(-columns // _COLUMNS_AT_ONCE)
+    return _implementation(
+        core,
+        "ee_batch_matmul_dsp",
+        "ee_batch_matmul_dsp_op",
+        {
+            **array("extents", step.extents),
+            "depth": step.depth,
+            **array("strides1", step.strides1),
+            **array("strides2", step.strides2),
+            **array("output_strides", step.output_strides),
+            "offset1": step.offset1,
+            "offset2": step.offset2,
+            "multiplier": step.multiplier,
+            "rounding": rounding,
+            "shift": -step.shift,
+        },
+        # Constants of the columns, results that nobody wants, rows, and columns.
+        scratch_bytes=256 + 32 + 2 * 2 * step.depth + 2 * _COLUMNS_AT_ONCE * step.depth,
+        sources=("batch_matmul", "tile"),
+        work=Work(
+            "dsp",
+            "batch_matmul",
+            {
+                "tile_products": count * fours * pairs * step.depth,
+                "tiles": count * fours * pairs,
+                "rows": count * groups * pairs,
+                "row_elements": count * groups * pairs * step.depth,
+                "columns": count * fours * 4,
+                "widened": count * fours * 4 * step.depth,
+                "rests": count * pairs if columns % 4 else 0,
             },
         ),
     )

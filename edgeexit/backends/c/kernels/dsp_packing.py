@@ -120,6 +120,23 @@ def rescaling(
     return Rescaling(folded, factors, np.full_like(folded, output_offset), signed, exact=True)
 
 
+def product_rounding(
+    depth: int, offset1: int, multiplier: int, shift: int, output_offset: int
+) -> int | None:
+    """What the short rescaling adds before its shift, for a product of two computed matrices.
+
+    Its second operand is widened with its offset in it; the first one's goes into the bias.
+
+    Returns:
+        None where the short rescaling could differ from TFLite's.
+    """
+    largest = depth * 255 * (128 + abs(offset1))
+    if shift > -1 or multiplier < 0 or largest >= 1 << 30:
+        return None
+    rounding = (1 << (-shift - 1)) + (output_offset << -shift)
+    return rounding if abs(rounding) + largest < 1 << 31 else None
+
+
 def _output(
     sums: NDArray[np.int64],
     multipliers: NDArray[np.int64],

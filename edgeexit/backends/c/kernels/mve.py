@@ -8,6 +8,7 @@ left to other kernel sets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from edgeexit.backends.c.kernels.dsp_packing import linear_addition
 from edgeexit.backends.c.program import (
     Add,
     Addition,
+    BatchMatMul,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -43,6 +45,7 @@ from edgeexit.backends.c.program import (
 NAME = "packed"
 
 _DIRECT_CHANNELS = (16, 32, 64)
+_COLUMNS_AT_ONCE = 16
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation | None:
@@ -56,6 +59,8 @@ def offer(step: Step, program: Program, core: Core) -> Implementation | None:
             return _depthwise(step, program, core)
         case FullyConnected():
             return _fully_connected(step, program, core)
+        case BatchMatMul():
+            return _batch_matmul(step, program, core)
         case Add():
             return _add(step, program, core)
         case Pool2D() | Mean() | Table():
@@ -253,6 +258,36 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
                 "rows": rows,
             },
         ),
+    )
+
+
+def _batch_matmul(step: BatchMatMul, program: Program, core: Core) -> Implementation | None:
+    *batches, rows, columns = step.extents
+    along, across = step.strides2[3] == 1, step.strides2[2] == 1
+    if step.strides1[3] != 1 or step.output_strides[3] != 1 or not (along or across):
+        return None
+    if not -31 <= step.shift <= 0 or step.multiplier < 0:
+        return None
+    count, blocks = math.prod(batches), -(-step.depth // 16)
+    fours, groups = -(-columns // 4), -(-columns // _COLUMNS_AT_ONCE)
+    work = {
+        "blocks": count * rows * fours * (step.depth // 16),
+        "rests": count * rows * fours if step.depth % 16 else 0,
+        "fours": count * rows * fours,
+        "rows": count * rows * groups,
+        "row_vectors": count * rows * groups * blocks if step.offset2 else 0,
+        "along_vectors": 4 * count * fours * blocks if along else 0,
+        "along_columns": 4 * count * fours if along else 0,
+        "across_fours": 0 if along else 16 * count * fours * blocks,
+        "groups": count * groups,
+    }
+    return _implementation(
+        core,
+        function="ee_batch_matmul_mve",
+        parameters=portable.offer(step, program, core).parameters,
+        scratch_bytes=_COLUMNS_AT_ONCE * (4 + 16 * blocks),
+        sources=_sources("batch_matmul"),
+        work=Work("mve", "batch_matmul", work),
     )
 
 

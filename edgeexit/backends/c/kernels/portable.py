@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.backends.c.fixed_point import exponential, high_product, wrapped
 from edgeexit.backends.c.kernels.base import (
     Core,
     Fields,
     Implementation,
     Struct,
+    array,
     window_fields,
 )
 from edgeexit.backends.c.kernels.portable_work import work_of
@@ -44,6 +46,8 @@ from edgeexit.backends.c.program import (
 NAME = "portable"
 
 _SUM_BYTES = 4
+_MAX_DIFFERENCE = 255
+_SOFTMAX_BITS = 5  # of the integer part of an exponent
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation:
@@ -105,11 +109,6 @@ def addition(values: Addition | None) -> Struct | None:
     return None if values is None else Struct("ee_addition", dict(vars(values)))
 
 
-def _array(name: str, values: Sequence[int]) -> Fields:
-    """Elements of an array that lies within the struct, each as a designator of C."""
-    return {f"{name}[{index}]": value for index, value in enumerate(values)}
-
-
 def _window(step: Window, program: Program, sums: NDArray[np.int64]) -> Struct:
     kernel = step.weights.shape[1:3] if isinstance(step, Conv2D) else step.weights.shape[:2]
     depth_multiplier = step.depth_multiplier if isinstance(step, DepthwiseConv2D) else 1
@@ -167,11 +166,11 @@ def _fully_connected(step: FullyConnected, program: Program) -> tuple[str, str, 
 
 def _batch_matmul(step: BatchMatMul, program: Program) -> tuple[str, str, Struct]:
     fields: Fields = {
-        **_array("extents", step.extents),
+        **array("extents", step.extents),
         "depth": step.depth,
-        **_array("strides1", step.strides1),
-        **_array("strides2", step.strides2),
-        **_array("output_strides", step.output_strides),
+        **array("strides1", step.strides1),
+        **array("strides2", step.strides2),
+        **array("output_strides", step.output_strides),
         "offset1": step.offset1,
         "offset2": step.offset2,
         "output_offset": step.output_offset,
@@ -187,9 +186,9 @@ def _broadcast(step: Add | Multiply, program: Program) -> Fields:
     extents = to_rank_4(program.buffers[step.output].shape)
     merged, (strides1, strides2) = merge_dimensions(extents, step.strides1, step.strides2)
     return {
-        **_array("extents", merged),
-        **_array("strides1", strides1),
-        **_array("strides2", strides2),
+        **array("extents", merged),
+        **array("strides1", strides1),
+        **array("strides2", strides2),
         "constant": step.constant,
     }
 
@@ -257,14 +256,23 @@ def _table(step: Table, program: Program) -> tuple[str, str, Struct]:
 
 
 def _softmax(step: Softmax, program: Program) -> tuple[str, str, Struct]:
+    table = _exponentials(step)
     fields: Fields = {
         "num_rows": step.num_rows,
         "depth": step.depth,
-        "input_multiplier": step.input_multiplier,
-        "input_shift": step.input_shift,
-        "diff_min": step.diff_min,
+        "num_exponentials": len(table),
+        "exponentials": table,
     }
     return "ee_softmax_portable", "softmax", Struct("ee_softmax", fields)
+
+
+def _exponentials(step: Softmax) -> Int32:
+    """For each difference of two bytes that counts, from 0 on: its exponential in Q0.31."""
+    count = min(-step.diff_min, _MAX_DIFFERENCE) + 1
+    scaled = (
+        high_product(wrapped(-d << step.input_shift), step.input_multiplier) for d in range(count)
+    )
+    return np.array([exponential(value, _SOFTMAX_BITS) for value in scaled], np.int32)
 
 
 def _copy(step: Copy, program: Program) -> tuple[str, str, Struct]:
@@ -272,11 +280,11 @@ def _copy(step: Copy, program: Program) -> tuple[str, str, Struct]:
         step.extents, step.input_strides, step.output_strides
     )
     fields: Fields = {
-        **_array("extents", extents),
+        **array("extents", extents),
         "input_start": step.input_start,
         "output_start": step.output_start,
-        **_array("input_strides", input_strides),
-        **_array("output_strides", output_strides),
+        **array("input_strides", input_strides),
+        **array("output_strides", output_strides),
         "fill_bytes": 0 if step.fill is None else program.buffers[step.output].num_bytes,
         "fill": step.fill or 0,
     }

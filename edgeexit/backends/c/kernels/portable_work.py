@@ -140,7 +140,7 @@ def _batch_matmul(step: BatchMatMul, program: Program) -> Amounts:
     }
 
 
-def _elementwise(step: Add | Multiply | Table | Softmax, program: Program) -> Amounts:
+def _elementwise(step: Add | Multiply | Table, program: Program) -> Amounts:
     return {"outputs": program.buffers[step.output].num_bytes}
 
 
@@ -160,6 +160,10 @@ def _pool(step: Pool2D, program: Program) -> Amounts:
 def _mean(step: Mean, program: Program) -> Amounts:
     outputs = step.outer * step.inner
     return {"values": outputs * step.reduced, "outputs": outputs}
+
+
+def _softmax(step: Softmax, program: Program) -> Amounts:
+    return {"rows": step.num_rows, "outputs": step.num_rows * step.depth}
 
 
 def _copy(step: Copy, program: Program) -> Amounts:
@@ -182,7 +186,7 @@ _AMOUNTS: Mapping[type[Step], Callable[[Any, Program], Amounts]] = {
     Add: _elementwise,
     Multiply: _elementwise,
     Table: _elementwise,
-    Softmax: _elementwise,
+    Softmax: _softmax,
     Pool2D: _pool,
     Mean: _mean,
     Copy: _copy,
