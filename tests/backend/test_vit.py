@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import c_host
@@ -13,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from networks import PREPROCESSING, samples, splits
 from tflite_micro.python.tflite_micro import runtime as tflm
 
-from edgeexit.backends.c import build
+from edgeexit.backends.c import Core, build
 from edgeexit.backends.c.build import CProgram
 from edgeexit.backends.c.from_bundle import program_inputs
 from edgeexit.backends.c.program import BatchMatMul, Copy, Softmax
@@ -29,6 +30,11 @@ from edgeexit.runtime.session import Session
 
 WIDTH, HEADS, DEPTH, PATCH = 24, 3, 2, 4
 NUM_TOKENS = (16 // PATCH) ** 2
+CORES = (
+    c_host.GENERIC,
+    Core("cortex-m4", dsp=True, mve=False, cost="m4"),
+    Core("cortex-m55", dsp=True, mve=True, cost="m55"),
+)
 _CODES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
 
 
@@ -131,20 +137,34 @@ def test_a_session_agrees_with_the_quantized_graph(
 
 
 @pytest.fixture(scope="module")
-def built(bundle: Bundle) -> CProgram:
+def built(bundle: Bundle) -> dict[str, CProgram]:
     contents, links, chain = program_inputs(bundle)
-    return build(contents, links, chain, c_host.GENERIC)
+    return {
+        core.name: build(contents, links, replace(chain, name=core.name), core) for core in CORES
+    }
 
 
-def test_attention_in_c_moves_no_byte(built: CProgram) -> None:
-    kinds = [type(step) for step in built.program.steps]
+def test_attention_in_c_moves_no_byte(built: dict[str, CProgram]) -> None:
+    kinds = [type(step) for step in built["generic"].program.steps]
     assert kinds.count(BatchMatMul) == 2 * DEPTH
     assert kinds.count(Softmax) == DEPTH
     assert Copy not in kinds
 
 
+def test_cores_get_products_of_their_own(built: dict[str, CProgram]) -> None:
+    functions = {
+        name: {layer.function for layer in program.layers if layer.kind == BatchMatMul.__name__}
+        for name, program in built.items()
+    }
+    assert functions == {
+        "generic": {"ee_batch_matmul_portable"},
+        "cortex-m4": {"ee_batch_matmul_dsp"},
+        "cortex-m55": {"ee_batch_matmul_mve"},
+    }
+
+
 def test_c_for_microcontrollers_is_tflite_micro_to_the_bit(
-    bundle: Bundle, built: CProgram, tmp_path: Path
+    bundle: Bundle, built: dict[str, CProgram], tmp_path: Path
 ) -> None:
     golden = bundle.golden()["inputs"]
     static = (bundle.path / "segments" / "static.tflite").read_bytes()
@@ -154,15 +174,24 @@ def test_c_for_microcontrollers_is_tflite_micro_to_the_bit(
         interpreter.set_input(row[None], 0)
         interpreter.invoke()
         wanted.append(interpreter.get_output(0).ravel())
-    outputs = tuple(segment.logits for segment in built.program.segments)
-    model = c_host.Model(built.program, built.implementations, built.plan, built.emission, outputs)
-    host = c_host.Host({"vit": model}, tmp_path)
-    logits = host.outputs("vit", golden)
-    np.testing.assert_array_equal(logits[-1], np.stack(wanted))
+    models = {
+        name: c_host.Model(
+            each.program,
+            each.implementations,
+            each.plan,
+            each.emission,
+            tuple(segment.logits for segment in each.program.segments),
+        )
+        for name, each in built.items()
+    }
+    host = c_host.Host(models, tmp_path)
     spec, point = bundle.manifest.decision, bundle.manifest.points["tflite"][0]
-    scores = batch_scores(np.stack(logits, axis=1), spec)
-    exits = batch_exits(scores, point.thresholds, spec.rule)
-    np.testing.assert_array_equal(host.decisions("vit", golden).exits, exits)
+    for name in models:
+        logits = host.outputs(name, golden)
+        np.testing.assert_array_equal(logits[-1], np.stack(wanted), err_msg=name)
+        scores = batch_scores(np.stack(logits, axis=1), spec)
+        exits = batch_exits(scores, point.thresholds, spec.rule)
+        np.testing.assert_array_equal(host.decisions(name, golden).exits, exits, err_msg=name)
 
 
 def test_a_fresh_block_passes_on_what_comes_in() -> None:
