@@ -119,7 +119,13 @@ def command(
     """
     from edgeexit.targets import load_target
 
-    load_target(target)  # complains before the seconds that it takes to load the compiler
+    device = load_target(target)  # complains before the seconds that loading the compiler takes
+    if "cmsis_nn" not in device.kernel_sets:
+        refuse_given(
+            ("cmsis_nn",),
+            f"the target {device.name} uses no CMSIS-NN",
+            wanted="no --cmsis-nn, or a target whose kernel_sets have cmsis_nn",
+        )
     shared: dict[str, Any] = {
         "target": target,
         "output": output,

@@ -14,9 +14,9 @@ since the graph that is tuned here has them folded already, with their statistic
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", section 3 (simulated quantization); Bengio et al. 2013,
-"Estimating or Propagating Gradients Through Stochastic Neurons", section 4 (the straight-through
-estimator; none passes where a value is clipped). Deviations: ranges are fixed and not moving
-averages; batch norms are folded with frozen statistics from the first step.
+"Estimating or Propagating Gradients Through Stochastic Neurons" (the straight-through estimator;
+none passes where a value is clipped). Deviations: ranges are fixed and not moving averages; batch
+norms are folded with frozen statistics from the first step.
 
 Not handled: numbers of the network that are no weights of convolutions and linear layers stay as
 they are; dropout is off; the loss is the mean cross-entropy over exits, whatever loss a training

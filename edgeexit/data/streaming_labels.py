@@ -43,7 +43,8 @@ def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where:
     Raises:
         DataError: A value is neither, or out of range.
     """
-    known = {name: number for number, name in enumerate(class_names or ())}
+    names = (class_names or ()) if any(isinstance(value, str) for value in values) else ()
+    known = {name: number for number, name in enumerate(names)}
     classes = _MAX_CLASSES if class_names is None else len(class_names)
 
     def number(value: Any) -> int:
@@ -51,6 +52,13 @@ def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where:
         found = known.get(value) if isinstance(value, str) else value
         return found if isinstance(found, int) and 0 <= found < classes else -1
 
+    if len(known) < len(names):
+        raise DataError(
+            "labels are names, and two classes have the same one",
+            wanted="names that differ, or labels that are numbers",
+            given=next(name for place, name in enumerate(names) if known[name] != place),
+            where=where,
+        )
     labels = np.array([number(value) for value in values], np.int64)
     wrong = labels < 0
     if wrong.any():

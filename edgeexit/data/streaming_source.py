@@ -30,6 +30,7 @@ from edgeexit.errors import ArgumentError, DataError
 _KINDS = ("webdataset", "huggingface")
 _PARTS = ("train", "calibration", "test")
 _MOST_CALIBRATION = 5000
+_MOST_CLASSES = 1 << 20
 _PREPROCESSING = Preprocessing((128.0,), (1 / 128,))
 _AUGMENTATION = Augmentation(crop_padding=0, horizontal_flip=False)
 
@@ -103,6 +104,12 @@ class StreamedSource:
                     wanted="a positive integer",
                     given=f"{name}={value!r}",
                 )
+        if self.num_classes is not None and self.num_classes > _MOST_CLASSES:
+            raise ArgumentError(
+                "a streamed dataset has too many classes",
+                wanted=f"at most {_MOST_CLASSES}",
+                given=f"num_classes={self.num_classes}",
+            )
         for name, kinds in (("grey", bool), ("image", str | None), ("label", str | None)):
             if not isinstance(getattr(self, name), kinds):
                 raise ArgumentError(

@@ -11,6 +11,6 @@ def mixed_up(images: Tensor, labels: Tensor, share: Tensor | float) -> tuple[Ten
     Returns:
         The blended images and the neighbours' labels; the loss is blended in the same way.
 
-    Source: Zhang et al. 2018, "mixup", equation 1, with one share for the whole batch.
+    Source: Zhang et al. 2018, "mixup", with one share for the whole batch.
     """
     return share * images + (1 - share) * images.roll(1, 0), labels.roll(1, 0)

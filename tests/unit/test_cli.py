@@ -373,6 +373,8 @@ def test_data_of_other_classes(
         ("profile B --data D --cmsis-nn x", "--cmsis-nn"),
         ("compile x.tflite -o B --max-accuracy-drop 0.01", "--max-accuracy-drop"),
         ("compile x.tflite -o B --finetune-epochs 0", "--finetune-epochs"),
+        ("compile resnet8 --data D -o B --cmsis-nn x", "--cmsis-nn"),
+        ("compile resnet8 --data D -o B --target riscv32 --cmsis-nn x", "--cmsis-nn"),
     ],
 )
 def test_options_that_would_be_ignored(cli: Cli, words: str, option: str) -> None:

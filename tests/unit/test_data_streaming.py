@@ -19,6 +19,7 @@ from edgeexit.data import Samples, StreamedSource, StreamedSplit, describe, load
 from edgeexit.data.streaming import ShuffledRecords
 from edgeexit.data.streaming_decode import Decoding, decode_image
 from edgeexit.data.streaming_files import find_files
+from edgeexit.data.streaming_labels import label_numbers
 from edgeexit.data.streaming_webdataset import TarRecords, read_shards
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
@@ -196,6 +197,20 @@ def test_a_shuffle_stays_near_the_order_on_disk() -> None:
 def test_batches_that_cannot_be_shared_are_an_error(shards: StreamedSource, cache: Path) -> None:
     with pytest.raises(ArgumentError, match=r"(?s)shared evenly.*batch_size=8, rank=0, world=3"):
         next(stream(shards, cache).batches((0,), batch_size=8, world=3))
+
+
+def test_more_classes_than_memory_should_hold_names_for() -> None:
+    with pytest.raises(ArgumentError, match=r"too many classes"):
+        StreamedSource(
+            kind="webdataset", image_size=(8, 8), train="a", test="b", num_classes=1 << 40
+        )
+
+
+def test_names_of_classes_that_are_not_told_apart() -> None:
+    names = ("crane", "heron", "crane")
+    assert label_numbers([2, 0], names, "here").tolist() == [2, 0]
+    with pytest.raises(DataError, match=r"(?s)two classes have the same one.*crane"):
+        label_numbers(["heron"], names, "here")
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ and 2,000 samples the estimate was found 0.02 to 0.05 nats too low where classes
 where they do not; the tests repeat that. Noise may take it below 0 or above H(Y); nothing is
 clipped. ``shuffled`` is the same estimate with labels at random, of which the truth is 0.
 
-Source: Ross 2014, "Mutual Information between Discrete and Continuous Data Sets", PLoS ONE 9(2),
-equation 2. Deviation: distances are Euclidean over several dimensions instead of one; the volume of
-the ball cancels in the same way. Barber and Agakov 2003, "The IM Algorithm", equation 3, for the
-lower bound. Kubaty et al. 2025 (arXiv 2407.14320v2) compare strategies by
-mutual information as well; estimator and pair of variables are our choice.
+Source: Ross 2014, "Mutual Information between Discrete and Continuous Data Sets", PLoS ONE 9(2).
+Deviation: distances are Euclidean over several dimensions instead of one; the volume of the ball
+cancels in the same way. Barber and Agakov 2003, "The IM Algorithm", for the lower bound. Kubaty et
+al. 2025 (arXiv 2407.14320v2) compare strategies by mutual information as well; estimator and pair
+of variables are our choice.
 """
 
 from __future__ import annotations
