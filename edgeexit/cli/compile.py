@@ -113,7 +113,7 @@ def command(
 ) -> None:
     """Turn MODEL into a bundle.
 
-    MODEL is a network of the zoo (resnet8), a folder made by edgeexit train, or
+    MODEL is a network of the zoo (resnet8, resnet20, vit), a folder made by edgeexit train, or
     package.module:function, called without arguments. An int8 .tflite file becomes a chain with
     one exit, as it is.
     """

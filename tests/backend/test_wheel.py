@@ -42,6 +42,7 @@ def test_data_files_ship_inside(wheel: Path) -> None:
         "edgeexit/_resources/calibration/cifar10.toml",
         "edgeexit/nn/weights/resnet8-cifar10.safetensors",
         "edgeexit/nn/weights/resnet8-cifar10.json",
+        "edgeexit/nn/weights/resnet20-cifar10.safetensors",
         "edgeexit/py.typed",
     ):
         assert wanted in names
