@@ -104,9 +104,9 @@ void ee_fully_connected_dsp(const ee_fully_connected_dsp_op *op, const int8_t *i
 void ee_add_dsp(const ee_add_dsp_op *op, const int8_t *input1, const int8_t *input2, int8_t *output,
                 void *scratch);
 
-/* Products of matrices as in ee_batch_matmul; strides1[3] and output_strides[3] are 1 and depth is a
- * multiple of 4. multiplier, rounding and shift: as said above, of any column.
- * scratch: int32 blocks[4][16], int8 spare[32], int16 rows[2][depth], int16 columns[16][depth]. */
+/* Products of matrices as in ee_batch_matmul; strides1[3] and output_strides[3] are 1 and depth is
+ * a multiple of 4. multiplier, rounding and shift: as said above, of any column. scratch: int32
+ * blocks[4][16], int8 spare[32], int16 rows[2][depth], int16 columns[16][depth]. */
 typedef struct {
     uint32_t extents[4];
     uint32_t depth;

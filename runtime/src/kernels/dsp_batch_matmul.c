@@ -1,6 +1,6 @@
 /* Products of two computed matrices for cores with the DSP extension: sixteen columns of the second
- * one are widened at a time, with offset2 added, and multiplied with two rows of the first one after
- * the other, as pixels are with weights in a convolution. */
+ * one are widened at a time, with offset2 added, and multiplied with two rows of the first one
+ * after the other, as pixels are with weights in a convolution. */
 #include "ee_dsp.h"
 
 #define COLUMNS_AT_ONCE 16u
@@ -51,8 +51,7 @@ static void widen_columns(const ee_batch_matmul_dsp_op *op, const int8_t *matrix
         const int8_t *from = c < count ? matrix + c * op->strides2[2] : NULL;
         int32_t *block = r->blocks + c / 4u * EE_DSP_BLOCK_WORDS;
         int32_t *channel = block + 4u + 3u * (c % 4u);
-        const int32_t sum =
-            widen(op, from, r->columns + 4u * op->depth * (c / 4u) + 2u * (c % 4u));
+        const int32_t sum = widen(op, from, r->columns + 4u * op->depth * (c / 4u) + 2u * (c % 4u));
         block[c % 4u] = op->offset1 * sum;
         channel[0] = op->multiplier;
         channel[1] = op->rounding;

@@ -1,5 +1,6 @@
 /* Products of two computed matrices: sixteen columns of the second one are packed at a time, in the
- * order in which a fully connected layer has its weights, and multiplied with each row of the first.
+ * order in which a fully connected layer has its weights, and multiplied with each row of the
+ * first.
  *
  * The inner loop multiplies bare values; see portable_batch_matmul.c for what zero points add. */
 #include "ee_kernels_mve.h"
@@ -105,8 +106,7 @@ static void multiply_row(const ee_batch_matmul *op, const int8_t *row, uint32_t 
 
 static void multiply(const ee_batch_matmul *op, const int8_t *a, const int8_t *b, int8_t *output,
                      const packing *packed) {
-    const int32_t constant =
-        (int32_t)(op->depth * (uint32_t)op->offset1 * (uint32_t)op->offset2);
+    const int32_t constant = (int32_t)(op->depth * (uint32_t)op->offset1 * (uint32_t)op->offset2);
     for (uint32_t column = 0; column < op->extents[3]; column += COLUMNS_AT_ONCE) {
         const uint32_t left = op->extents[3] - column;
         const uint32_t count = left < COLUMNS_AT_ONCE ? left : COLUMNS_AT_ONCE;
