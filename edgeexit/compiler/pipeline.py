@@ -150,7 +150,7 @@ def compile_model(
         artifacts += files
 
         begin(f"verify {backend}")  # against PyTorch on real samples: a wrong artifact stops here
-        verify.lowered(files, segments, static, engine, verified, model_input)
+        verify.lowered(files, segments, engine, verified, model_input)
 
         begin(f"select for {backend}")  # thresholds on the logits that the device will see
         points[backend] = select(

@@ -124,7 +124,7 @@ def test_the_same_cut_and_artifacts(better: FineTuned) -> None:
         assert segment.spec == other.spec  # names, shapes, scales and zero points of the cuts too
     spec = input_spec(static.spec.inputs[0], coloured(), PREPROCESSING)
     files = load_backend("tflite", None, None).lower(segments, static)
-    differences = verify.lowered(files, segments, static, "litert_reference", coloured(8), spec)
+    differences = verify.lowered(files, segments, "litert_reference", coloured(8), spec)
     assert {d.max_lsb for name, d in differences.items() if "logits" in name} <= {0, 1}
 
 
