@@ -326,10 +326,7 @@ _LOWERINGS: dict[str, Callable[[Op], None]] = {
 
 
 def _numbered(
-    chain: Chain,
-    segments: Sequence[Sequence[Step]],
-    given: int,
-    logits: Sequence[int],
+    chain: Chain, segments: Sequence[Sequence[Step]], given: int, logits: Sequence[int]
 ) -> Program:
     """The program, with the buffers that are still used, in the order of their first use."""
     order: dict[int, int] = {given: 0}

@@ -5,6 +5,7 @@
  * The inner loop multiplies bare values; see portable_batch_matmul.c for what zero points add. */
 #include "ee_kernels_mve.h"
 #include "ee_mve.h"
+#include "mve_dot.h"
 #include "mve_requantize.h"
 
 enum { COLUMNS_AT_ONCE = 16 };
@@ -70,34 +71,13 @@ static void pack_across(const ee_batch_matmul *op, const int8_t *matrix, uint32_
 static void multiply_row(const ee_batch_matmul *op, const int8_t *row, uint32_t count,
                          int8_t *output, const packing *from) {
     const int32x4_t multiplier = vdupq_n_s32(op->multiplier), shift = vdupq_n_s32(op->shift);
-    const uint32_t num_whole = op->depth / 16u, rest = op->depth % 16u;
     const int8_t *w = from->columns;
     int32_t row_sum = 0;
     if (op->offset2 != 0) {
         row_sum = (int32_t)((uint32_t)op->offset2 * (uint32_t)add_up(row, op->depth));
     }
     for (uint32_t column = 0; column < count; column += 4u) {
-        int32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-        const int8_t *x = row;
-        for (uint32_t k = num_whole; k != 0u; k--, x += 16, w += 64) {
-            const int8x16_t values = vldrbq_s8(x);
-            sum0 = vmladavaq_s8(sum0, values, vldrbq_s8(w));
-            sum1 = vmladavaq_s8(sum1, values, vldrbq_s8(w + 16));
-            sum2 = vmladavaq_s8(sum2, values, vldrbq_s8(w + 32));
-            sum3 = vmladavaq_s8(sum3, values, vldrbq_s8(w + 48));
-        }
-        if (rest != 0u) {
-            const int8x16_t values = vldrbq_z_s8(x, vctp8q(rest));
-            sum0 = vmladavaq_s8(sum0, values, vldrbq_s8(w));
-            sum1 = vmladavaq_s8(sum1, values, vldrbq_s8(w + 16));
-            sum2 = vmladavaq_s8(sum2, values, vldrbq_s8(w + 32));
-            sum3 = vmladavaq_s8(sum3, values, vldrbq_s8(w + 48));
-            w += 64;
-        }
-        int32x4_t sums = vdupq_n_s32(sum0);
-        sums = vsetq_lane_s32(sum1, sums, 1);
-        sums = vsetq_lane_s32(sum2, sums, 2);
-        sums = vsetq_lane_s32(sum3, sums, 3);
+        int32x4_t sums = ee_mve_dot4(row, &w, op->depth);
         sums = vaddq_n_s32(vaddq_s32(sums, vldrwq_s32(from->sums + column)), row_sum);
         sums = ee_mve_requantize(sums, multiplier, shift, op->output_offset, INT8_MIN, INT8_MAX);
         vstrbq_p_s32(output + column, sums, vctp32q(count - column));
