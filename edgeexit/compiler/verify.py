@@ -56,6 +56,10 @@ AVERAGE_POOL_MEAN_LSB = 1.5
 integers away from zero, PyTorch to the even one. A mean of four is in the middle in a quarter of
 all cases, always the same way, and a layer over the whole map adds those up."""
 
+SAME_ENGINE_MEAN_LSB = 0.0
+"""The same between the network without early exits and the chain in one engine: both are the same
+integer ops with the same constants."""
+
 KERNEL_ROUNDING_MAX_LSB = 16
 """Largest difference of a single value. One op differs by 1; an addition that stretches a small
 operand makes 3 of it (seen in residual blocks), and a segment chains several of those."""
@@ -218,6 +222,7 @@ def lowered(
         logits,
         chained[specs[-1].logits.name],
         f"{engine}, the network without early exits",
+        mean_lsb=SAME_ENGINE_MEAN_LSB,
         reference="the chain in the same engine",
     )
     return differences
