@@ -106,9 +106,12 @@ def progress() -> Iterator[Report]:
         BarColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
+    # Standard output stays what it is: rich would send it to the terminal.
+    terminal = console(stderr=True)
+    with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
         # One bar that is called what is being done; it pulses where the amount is not known.
-        bar = bars.tasks[bars.add_task("", total=None)]
+        bars.add_task("", total=None)
+        (bar,) = bars.tasks
 
         def report(what: str, done: int, total: int) -> None:
             # update() takes a total of None for "as before".

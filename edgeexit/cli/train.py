@@ -297,7 +297,13 @@ class _Bars:
 
         self.exits = exits
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self.bars = Progress(*columns, Remaining(), console=console(stderr=True), transient=True)
+        self.bars = Progress(
+            *columns,
+            Remaining(),
+            console=console(stderr=True),
+            transient=True,
+            redirect_stdout=False,  # rich would send it to the terminal
+        )
         self.of_phase = self.bars.add_task("", visible=False)
         self.of_epoch = self.bars.add_task("", visible=False)
 
