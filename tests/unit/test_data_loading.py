@@ -204,6 +204,7 @@ def npy(shape: str, content: bytes, descr: str = "'|u1'") -> bytes:
         (npy("(1,)", bytes(8), "'|O'"), "Python objects are never loaded"),
         (npy("(1,)", bytes(8), "[('a', '<u8')]"), "another kind than numbers"),
         (npy("(1,)", bytes(8), "'<M8[s]'"), "another kind than numbers"),
+        (npy("(1000000000000,)", b"", "'<U0'"), "another kind than numbers.*<U0"),
         (npy("(__import__('os').getpid(),)", bytes(8)), "cannot be read"),
         (b"\x93NUMPY\3\0" + bytes(60), "named fields"),
         (b"\x93NUMPY\1\0\1\0{", "cannot be read.*TokenError"),
