@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeexit.data.cache import storage_errors
-from edgeexit.data.decode import Read
+from edgeexit.data.decode import MAX_MEMBER_BYTES, Read
 from edgeexit.data.download import Progress, download, file_sha256, step
 from edgeexit.data.recipes import Archive, Source
 from edgeexit.errors import FetchError
 
-_MAX_MEMBER_BYTES = 1 << 29
 _CLIENT_TIMEOUT_S = 900
 
 
@@ -165,10 +164,10 @@ def _tar_reader(path: Path, source: Source) -> Read:
                 if member.name not in wanted:
                     continue
                 file = archive.extractfile(member) if member.isreg() else None
-                if file is None or member.size > _MAX_MEMBER_BYTES:
+                if file is None or member.size > MAX_MEMBER_BYTES:
                     raise FetchError(
                         "a member of the archive is not a file of a sensible size",
-                        wanted=f"a file of at most {_MAX_MEMBER_BYTES} bytes",
+                        wanted=f"a file of at most {MAX_MEMBER_BYTES} bytes",
                         given=f"{member.size} bytes",
                         where=member.name,
                     )
@@ -185,7 +184,7 @@ def _folder_reader(folder: Path) -> Read:
         path = folder / name
         if not path.is_file():
             raise FetchError("the source lacks a file", wanted=name, where=folder)
-        if path.stat().st_size > _MAX_MEMBER_BYTES:
+        if path.stat().st_size > MAX_MEMBER_BYTES:
             raise FetchError("a file of the source is too large", where=path)
         return path.read_bytes()
 

@@ -241,6 +241,9 @@ def gz(content: bytes) -> bytes:
         ("png_sheets", b"not a png", "a PNG image"),
         ("idx_gzip", b"not gzip", "a gzip file"),
         ("idx_gzip", gz(b"\0\0\x0d\3" + bytes(12)), "an IDX file of uint8"),
+        ("idx_gzip", gz(b"\0\0\x08"), "an IDX file of uint8"),
+        ("idx_gzip", gz(b"\0\0\x08\3\0\0"), "the lengths of 3 axes"),
+        ("idx_gzip", gz(b"\0\0\x08\3" + b"\xff" * 12), "at most 536870912 bytes"),
         ("idx_gzip", gz(b"\0\0\x08\3" + struct.pack(">III", 9, 2, 2) + bytes(4)), "36 bytes of d"),
         ("idx_gzip", gz(b"\0\0\x08\3" + struct.pack(">III", 1, 2, 2) + bytes(9)), "4 bytes of d"),
         ("idx_gzip", gz(b"\0\0\x08\3" + struct.pack(">III", 1, 1, 4) + bytes(4)), "images of"),
@@ -252,6 +255,17 @@ def test_a_file_of_another_format_is_an_error(
 ) -> None:
     with pytest.raises(FetchError, match=rf"(?s)another format.*{wanted}"):
         decode_one(format_name, content)
+
+
+def test_labels_with_axes_of_their_own_are_an_error() -> None:
+    images = gz(b"\0\0\x08\3" + struct.pack(">III", 1, 2, 2) + bytes(4))
+    labels = gz(b"\0\0\x08\2" + struct.pack(">II", 1, 1) + bytes(1))
+    with pytest.raises(FetchError, match=r"(?s)another format.*labels of shape \(\)"):
+        decode(
+            dataclasses.replace(recipe(), image_shape=(2, 2, 1)),
+            Source("url", "idx_gzip", (), {role: (role,) for role in ROLES}),
+            lambda name: labels if name.endswith("labels") else images,
+        )
 
 
 @pytest.mark.parametrize("labels", [b"{", b'{"a": 1}', b"[1, 2.5]", b"[256]", b"[-1]", b"[true]"])
