@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeexit.data.cache import storage_errors
 from edgeexit.data.decode import MAX_MEMBER_BYTES, Read
-from edgeexit.data.download import Progress, download, file_sha256, step
+from edgeexit.data.download import Progress, download, file_sha256, part_file, step
 from edgeexit.data.recipes import Archive, Source
 from edgeexit.errors import FetchError
 
@@ -32,7 +32,8 @@ def open_source(source: Source, folder: Path, progress: Progress | None) -> Iter
     Args:
         source: What to get, and how.
         folder: Where downloads gather; those of kind ``url`` stay there until they are whole, and
-            are removed when this context ends without an error.
+            are removed when this context ends without an error. Where it ends with one, what was
+            downloaded is left for a later try, or for `remove_downloads`.
         progress: Told about every step.
 
     Yields:
@@ -46,9 +47,16 @@ def open_source(source: Source, folder: Path, progress: Progress | None) -> Iter
         temporary = tempfile.TemporaryDirectory(dir=folder)
     with temporary as scratch:
         yield KINDS[source.kind](source, folder, Path(scratch), progress)
-    for archive in source.archives:
-        if source.kind == "url":
-            (folder / _file_name(archive)).unlink(missing_ok=True)
+    remove_downloads(source, folder)
+
+
+def remove_downloads(source: Source, folder: Path) -> None:
+    """Removes what a source of kind ``url`` has left in ``folder``, whole or in part."""
+    if source.kind == "url":
+        for archive in source.archives:
+            target = folder / _file_name(archive)
+            target.unlink(missing_ok=True)
+            part_file(target).unlink(missing_ok=True)
 
 
 def _url(source: Source, folder: Path, scratch: Path, progress: Progress | None) -> Read:

@@ -81,10 +81,16 @@ def test_sources_are_tried_in_order_until_one_delivers(
     caplog.set_level(logging.INFO)
     write_folder(tmp_path / "there", made_up())
     told: list[str] = []
-    both = recipe(source(tmp_path / "missing"), source(tmp_path / "there"))
-    arrays = fetch_arrays(both, tmp_path / "cache", lambda what, *_: told.append(what))
+    # Nothing listens there, and an earlier try has left a part of the archive.
+    archive = Archive("http://127.0.0.1:9/made-up.tar.gz", 100, "0" * 64)
+    broken = Source("url", "idx_gzip", (archive,), {"train_images": ("a",)})
+    (tmp_path / "cache/datasets").mkdir(parents=True)
+    (tmp_path / "cache/datasets/made-up.tar.gz.part").write_bytes(b"half")
+    all_three = recipe(source(tmp_path / "missing"), broken, source(tmp_path / "there"))
+    arrays = fetch_arrays(all_three, tmp_path / "cache", lambda what, *_: told.append(what))
     assert same(arrays, made_up())
     assert "folder does not exist" in caplog.text
+    assert "source url failed: the download broke off" in caplog.text
     assert told[-1] == "write made-up.npz"
     # From here on the sources are not asked.
     assert same(fetch_arrays(recipe(), tmp_path / "cache"), made_up())
