@@ -123,19 +123,30 @@ def read_shards(
     ]
     name = hashlib.sha256(json.dumps([facts, image, label, class_names]).encode()).hexdigest()
     target = cache / "shards" / f"{name}.npz"
-    with exclusive(target.with_suffix(".lock")):
-        table = _kept(target)
-        if table is None:
-            images = IMAGE_EXTENSIONS if image is None else (image.lower(),)
-            found: list[NDArray[np.int64]] = []
-            with step(progress, f"read the headers of {len(paths)} shards"):
-                for number, path in enumerate(paths):
-                    rows = list(_samples(path, images, label.lower(), class_names))
-                    column = np.full((len(rows), 1), number, np.int64)
-                    found.append(np.hstack([column, np.array(rows, np.int64).reshape(-1, 4)]))
-            table = np.concatenate(found) if found else np.empty((0, 5), np.int64)
-            write_arrays(target, {"samples": table})
+    # A cache that holds them need not be one that can be written.
+    table = _kept(target)
+    if table is None:
+        with exclusive(target.with_suffix(".lock")):
+            # Another process may have found them while this one waited.
+            table = _kept(target)
+            if table is None:
+                images = IMAGE_EXTENSIONS if image is None else (image.lower(),)
+                with step(progress, f"read the headers of {len(paths)} shards"):
+                    table = _found(paths, images, label.lower(), class_names)
+                write_arrays(target, {"samples": table})
     return TarRecords(paths, table[:, 1].copy(), table[:, 0].copy(), table[:, 2:].copy())
+
+
+def _found(
+    paths: tuple[Path, ...], images: tuple[str, ...], label: str, class_names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """For each sample its shard and what `_samples` says of it, int64 ``[num_samples, 5]``."""
+    tables = [np.empty((0, 5), np.int64)]
+    for number, path in enumerate(paths):
+        rows = list(_samples(path, images, label, class_names))
+        column = np.full((len(rows), 1), number, np.int64)
+        tables.append(np.hstack([column, np.array(rows, np.int64).reshape(-1, 4)]))
+    return np.concatenate(tables)
 
 
 def _kept(target: Path) -> NDArray[np.int64] | None:
