@@ -36,6 +36,8 @@ from edgeexit.errors import DataError
 
 IMAGE_EXTENSIONS = ("bmp", "jpeg", "jpg", "pgm", "png", "ppm", "webp")
 _MAX_LABEL_BYTES = 256
+# Part of the names of files in the cache: what another version found is not read.
+_VERSION = 2
 # What tarfile raises for headers that were made to do harm: sizes that fit no integer or no memory,
 # long names of long names.
 _TAR_ERRORS = (
@@ -121,8 +123,8 @@ def read_shards(
         [str(path.resolve()), state.st_size, state.st_mtime_ns]
         for path, state in zip(paths, states, strict=True)
     ]
-    name = hashlib.sha256(json.dumps([facts, image, label, class_names]).encode()).hexdigest()
-    target = cache / "shards" / f"{name}.npz"
+    key = json.dumps([_VERSION, facts, image, label, class_names])
+    target = cache / "shards" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
     # A cache that holds them need not be one that can be written.
     table = _kept(target)
     if table is None:
@@ -214,11 +216,20 @@ def _members(archive: tarfile.TarFile, file: IO[bytes], path: Path) -> Iterator[
                     where=f"{path}, {member.name}",
                 )
             yield member
-    # tarfile takes a damaged header for the end.
+    # tarfile takes a damaged header for the end, and the end of the file for the end mark.
     file.seek(archive.offset)
-    if any(file.read(tarfile.BLOCKSIZE)):
+    block = file.read(tarfile.BLOCKSIZE)
+    if any(block):
         raise DataError(
             "the shard is damaged", wanted="a header", where=f"{path}, byte {archive.offset}"
+        )
+    if len(block) < tarfile.BLOCKSIZE:
+        raise DataError(
+            "the shard ends without its end mark",
+            wanted=f"{tarfile.BLOCKSIZE} bytes of zeros",
+            given=f"{len(block)} bytes",
+            where=f"{path}, byte {archive.offset}",
+            hint="copy the shard again: it may have been cut short",
         )
 
 

@@ -514,6 +514,10 @@ def cut(content: bytes) -> bytes:
     return content[: len(content) - 15_000]
 
 
+def cut_between_members(content: bytes) -> bytes:
+    return content[: content.index(b"0002.png")]
+
+
 def flipped(content: bytes) -> bytes:
     # The checksum of the second member's header.
     at = content.index(b"0000.cls") + 150
@@ -524,6 +528,7 @@ def flipped(content: bytes) -> bytes:
     ("change", "wanted"),
     [
         (cut, "shard.*a.tar"),
+        (cut_between_members, "ends without its end mark.*a.tar, byte 4096.*given: 0 bytes"),
         (flipped, "the shard is damaged.*a.tar, byte"),
         (lambda content: b"\x1f\x8b" + content[2:], "cannot be read.*a.tar.*not compressed"),
         (lambda content: b"", "cannot be read.*a.tar"),
