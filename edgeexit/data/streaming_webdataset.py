@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -31,6 +31,7 @@ from edgeexit.data.cache import exclusive, write_arrays
 from edgeexit.data.download import Progress, step
 from edgeexit.data.streaming import Positions
 from edgeexit.data.streaming_decode import MAX_IMAGE_BYTES
+from edgeexit.data.streaming_labels import check_names_differ
 from edgeexit.data.types import Labels
 from edgeexit.errors import DataError
 
@@ -143,9 +144,10 @@ def _found(
     paths: tuple[Path, ...], images: tuple[str, ...], label: str, class_names: tuple[str, ...]
 ) -> NDArray[np.int64]:
     """For each sample its shard and what `_samples` says of it, int64 ``[num_samples, 5]``."""
+    known = {name: number for number, name in enumerate(class_names)}
     tables = [np.empty((0, 5), np.int64)]
     for number, path in enumerate(paths):
-        rows = list(_samples(path, images, label, class_names))
+        rows = list(_samples(path, images, label, class_names, known))
         column = np.full((len(rows), 1), number, np.int64)
         tables.append(np.hstack([column, np.array(rows, np.int64).reshape(-1, 4)]))
     return np.concatenate(tables)
@@ -162,7 +164,11 @@ def _kept(target: Path) -> NDArray[np.int64] | None:
 
 
 def _samples(
-    path: Path, images: tuple[str, ...], label: str, class_names: tuple[str, ...]
+    path: Path,
+    images: tuple[str, ...],
+    label: str,
+    class_names: tuple[str, ...],
+    known: Mapping[str, int],
 ) -> Iterator[tuple[int, int, int, int]]:
     """For each sample of a shard: label, header, start and size of the image."""
     key: str | None = None
@@ -174,7 +180,7 @@ def _samples(
                 if extension is None or this.startswith("__"):
                     continue
                 if this != key and parts:
-                    yield _sample(file, path, key, parts, class_names)
+                    yield _sample(file, path, key, parts, class_names, known)
                     parts = {}
                 key = this
                 kind = "image" if extension in images else "label" if extension == label else None
@@ -186,7 +192,7 @@ def _samples(
                     )
                 parts |= {kind: member} if kind else {}
             if parts:
-                yield _sample(file, path, key, parts, class_names)
+                yield _sample(file, path, key, parts, class_names, known)
     except _TAR_ERRORS as exc:
         raise DataError(
             "the shard cannot be read",
@@ -239,6 +245,7 @@ def _sample(
     key: str | None,
     parts: dict[str, tarfile.TarInfo],
     class_names: tuple[str, ...],
+    known: Mapping[str, int],
 ) -> tuple[int, int, int, int]:
     where = f"{path}, {key}"
     if parts.keys() != {"image", "label"}:
@@ -261,8 +268,9 @@ def _sample(
     file.seek(label.offset_data)
     text = file.read(label.size).decode("utf-8", "replace").strip()
     number = int(text) if text.isascii() and text.isdecimal() else None
-    if number is None and text in class_names:
-        number = class_names.index(text)
+    if number is None:
+        check_names_differ(class_names, known, where)
+        number = known.get(text)
     if number is None or number >= len(class_names):
         raise DataError(
             "a label is not one of the classes",

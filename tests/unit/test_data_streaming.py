@@ -213,6 +213,34 @@ def test_names_of_classes_that_are_not_told_apart() -> None:
         label_numbers(["heron"], names, "here")
 
 
+def test_labels_of_a_shard_are_numbers_where_names_are_not_told_apart(
+    tmp_path: Path, cache: Path
+) -> None:
+    names = ("crane", "heron", "crane")
+
+    def labels(label: bytes) -> list[int]:
+        path = write_tar(tmp_path / "a.tar", [("a.png", encoded(1)), ("a.cls", label)])
+        records = read_shards((path,), image=None, label="cls", class_names=names, cache=cache)
+        return records.labels.tolist()
+
+    assert labels(b"2") == [2]
+    with pytest.raises(DataError, match=r"(?s)two classes have the same one.*a.tar, a.*crane"):
+        labels(b"crane")
+
+
+def test_labels_are_whatever_counts_as_an_integer() -> None:
+    class Tensor:
+        def __index__(self) -> int:
+            return 1
+
+    given = label_numbers([np.int64(1), np.uint8(0), True, Tensor()], ("a", "b"), "here")
+    assert given.tolist() == [1, 0, 1, 1]
+    assert given.dtype == np.int64
+    for wrong in (np.int64(2), 1.0, np.array([0, 1]), None, 2**70):
+        with pytest.raises(DataError, match="not one of the classes"):
+            label_numbers([wrong], ("a", "b"), "here")
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
