@@ -22,10 +22,13 @@ from edgeexit.data.types import Labels
 from edgeexit.errors import DataError
 
 MAX_GROUP_BYTES = 1 << 30
-"""The most that one group of rows of a Parquet file may take."""
+"""The most that the images of one group of rows, or the labels of one file, may take in memory."""
 
 MAX_GROUP_ROWS = 1 << 22
-"""The most rows that it may have: a column of one value takes no bytes, however long it is."""
+"""The most rows of a group: a column of one value takes no bytes of a file, however long it is."""
+
+MAX_ROWS = 1 << 26
+"""The most rows of a split."""
 
 _HINT = "pip install 'edgeexit[huggingface]'"
 
@@ -91,11 +94,13 @@ class ParquetRecords:
 
         try:
             with pq.ParquetFile(group.path) as file:
-                table = file.read_row_group(group.number, columns=[self.image])
+                where = f"{group.path}, group {group.number}"
+                pieces = _pieces(file, self.image, where, groups=[group.number])
         except (OSError, pa.ArrowException) as exc:
             raise DataError("the Parquet file cannot be read", given=exc, where=group.path) from exc
-        column = table.column(0).combine_chunks()
-        return column.field("bytes") if pa.types.is_struct(column.type) else column
+        return pa.chunked_array(
+            [piece.field("bytes") if pa.types.is_struct(piece.type) else piece for piece in pieces]
+        )
 
 
 def read_parquet(
@@ -129,6 +134,7 @@ def read_parquet(
         raise DataError("reading Parquet needs pyarrow", where=paths[0], hint=_HINT) from exc
     groups: list[_Group] = []
     sizes: list[int] = []
+    num_rows = 0
     labels = []
     for path in paths:
         try:
@@ -138,13 +144,15 @@ def read_parquet(
                 if class_names is None:
                     class_names = _stated_classes(schema.metadata, label)
                 for number in range(file.num_row_groups):
-                    group = _Group(path, number, sum(sizes))
+                    group = _Group(path, number, num_rows)
                     sizes.append(_num_rows(file.metadata.row_group(number), group))
                     groups.append(group)
-                column = file.read(columns=[label]).column(0)
+                    num_rows += sizes[-1]
+                pieces = _pieces(file, label, path, groups=range(file.num_row_groups))
         except (OSError, pa.ArrowException) as exc:
             raise DataError("the Parquet file cannot be read", given=exc, where=path) from exc
-        labels.append(label_numbers(column.to_pylist(), class_names, path))
+        values = [value for piece in pieces for value in piece.to_pylist()]
+        labels.append(label_numbers(values, class_names, path))
         kind = schema.field(image).type
         if pa.types.is_struct(kind):
             index = kind.get_field_index("bytes")
@@ -163,9 +171,44 @@ def read_parquet(
     return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows), class_names
 
 
+def _pieces(file: Any, name: str, where: object, *, groups: Sequence[int]) -> list[Any]:
+    """The values of a column in some groups of rows, in arrays of a few rows each.
+
+    The sizes that a file states are those of its pages. A value that many rows refer to is in them
+    once, and in memory once for each row, so what was read is counted while it is read.
+    """
+    import pyarrow as pa
+
+    plain = pa.types.is_integer(file.schema_arrow.field(name).type)
+    pieces: list[Any] = []
+    num_bytes = 0
+    for batch in file.iter_batches(1 << 16 if plain else 64, row_groups=groups, columns=[name]):
+        piece = batch.column(name)
+        if pa.types.is_dictionary(piece.type):
+            piece = piece.dictionary_decode()
+        pieces.append(piece)
+        num_bytes += piece.nbytes
+        if num_bytes > MAX_GROUP_BYTES:
+            raise DataError(
+                "a column is too large to be read at once",
+                wanted=f"at most {MAX_GROUP_BYTES} bytes",
+                given="more",
+                where=f"{where}, column {name}",
+                hint="write the file again with a smaller row_group_size, or as several files",
+            )
+    return pieces
+
+
 def _num_rows(metadata: Any, group: _Group) -> int:
     """How many rows a group says that it has, if they can be held in memory."""
     num_rows, num_bytes = int(metadata.num_rows), int(metadata.total_byte_size)
+    if group.first + num_rows > MAX_ROWS:
+        raise DataError(
+            "the files have too many rows",
+            wanted=f"at most {MAX_ROWS} in a split",
+            given=f"{group.first + num_rows} or more",
+            where=f"{group.path}, group {group.number}",
+        )
     if num_bytes > MAX_GROUP_BYTES or num_rows > MAX_GROUP_ROWS:
         raise DataError(
             "a group of rows is too large",

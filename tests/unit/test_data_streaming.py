@@ -20,6 +20,7 @@ from edgeexit.data.streaming import ShuffledRecords
 from edgeexit.data.streaming_decode import Decoding, decode_image
 from edgeexit.data.streaming_files import find_files
 from edgeexit.data.streaming_labels import label_numbers
+from edgeexit.data.streaming_parquet import ParquetRecords, read_parquet
 from edgeexit.data.streaming_webdataset import TarRecords, read_shards
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
@@ -804,6 +805,59 @@ def test_parquet_files_that_are_no_dataset(dataset_module: Any, tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"(?s)Parquet file cannot be read.*a.parquet"):
         load(source, cache=tmp_path)
+
+
+def test_a_parquet_file_that_is_larger_in_memory_than_it_says(
+    dataset_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    monkeypatch.setattr("edgeexit.data.streaming_parquet.MAX_GROUP_BYTES", 20 << 20)
+
+    def write(image: bytes, label: str) -> ParquetRecords:
+        # All rows refer to one image and one label, which the file holds once.
+        rows = pa.array(np.zeros(400, np.int32))
+        columns = {
+            name: pa.DictionaryArray.from_arrays(rows, [value])
+            for name, value in (("image", image), ("label", label))
+        }
+        pq.write_table(pa.table(columns), path, store_schema=False)
+        assert pq.ParquetFile(path).metadata.row_group(0).total_byte_size < 200_000
+        names = (label, "other")
+        records, _ = read_parquet(
+            [path], image="image", label="label", class_names=names, window=10
+        )
+        return records
+
+    records = write(bytes(10_000), "one")
+    assert records.labels.tolist() == [0] * 400
+    assert records.read(399) == bytes(10_000)
+    large = write(bytes(100_000), "one")
+    with pytest.raises(DataError, match=r"(?s)too large.*a.parquet, group 0, column image.*209715"):
+        large.read(0)
+    with pytest.raises(DataError, match=r"(?s)too large.*a.parquet, column label.*at most 2097152"):
+        write(b"", "x" * 100_000)
+    monkeypatch.setattr("edgeexit.data.streaming_parquet.MAX_ROWS", 399)
+    with pytest.raises(DataError, match=r"(?s)too many rows.*a.parquet, group 0.*at most 399"):
+        write(b"", "one")
+
+
+def test_labels_of_a_dictionary_type(dataset_module: Any, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = pa.array(["dog", "cat", "dog"]).dictionary_encode()
+    pq.write_table(pa.table({"image": [b""] * 3, "label": labels}), tmp_path / "a.parquet")
+    records, _ = read_parquet(
+        [tmp_path / "a.parquet"],
+        image="image",
+        label="label",
+        class_names=("cat", "dog"),
+        window=10,
+    )
+    assert records.labels.tolist() == [1, 0, 1]
 
 
 def test_streams_that_are_no_dataset(dataset_module: Any, tmp_path: Path) -> None:
