@@ -405,6 +405,27 @@ def test_a_dict_of_datasets() -> None:
         load({"train": Pairs(pairs(train)), "val": Pairs(pairs(test))})
 
 
+@pytest.mark.parametrize("part", ["test", "calibration"])
+def test_datasets_that_state_other_classes_are_an_error(part: str) -> None:
+    class Other(Pairs):
+        classes = ("dog", "cat")
+
+    given: dict[str, Pairs] = {
+        "train": Named(pairs(images(36))),
+        "test": Pairs(pairs(images(6))),
+        part: Other(pairs(images(6))),
+    }
+    with pytest.raises(
+        DataError, match=rf"(?s)same classes.*{part} split.*wanted: .*0 is 'cat'.*0 is 'dog'"
+    ):
+        load(given)
+
+
+def test_class_names_may_be_stated_by_any_part() -> None:
+    given = {"train": Pairs(pairs(images(36))), "test": Named(pairs(images(6)))}
+    assert load(given).class_names == ("cat", "dog")
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_channels_are_found(dtype: str, channels_first: bool) -> None:
