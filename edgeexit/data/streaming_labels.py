@@ -11,8 +11,6 @@ import numpy as np
 from edgeexit.data.types import Labels
 from edgeexit.errors import DataError
 
-_MAX_CLASSES = 1 << 31
-
 
 def check_columns(there: Sequence[str], image: str, label: str, where: object) -> None:
     """Checks that the columns of images and labels are there.
@@ -30,9 +28,7 @@ def check_columns(there: Sequence[str], image: str, label: str, where: object) -
         )
 
 
-def check_names_differ(
-    class_names: Sequence[str], known: Mapping[str, int], where: object
-) -> None:
+def check_names_differ(class_names: Sequence[str], known: Mapping[str, int], where: object) -> None:
     """Checks that labels may be names of classes.
 
     Args:
@@ -52,12 +48,12 @@ def check_names_differ(
         )
 
 
-def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where: object) -> Labels:
+def label_numbers(values: list[Any], class_names: tuple[str, ...], where: object) -> Labels:
     """The numbers of classes that a column of numbers or names holds.
 
     Args:
         values: Integers, or names of classes.
-        class_names: Those of the dataset, where they are known.
+        class_names: Those of the dataset.
         where: What an error names as the place.
 
     Returns:
@@ -66,9 +62,8 @@ def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where:
     Raises:
         DataError: A value is neither, or out of range.
     """
-    names = (class_names or ()) if any(isinstance(value, str) for value in values) else ()
+    names = class_names if any(isinstance(value, str) for value in values) else ()
     known = {name: number for number, name in enumerate(names)}
-    classes = _MAX_CLASSES if class_names is None else len(class_names)
 
     def number(value: Any) -> int:
         if isinstance(value, str):
@@ -78,7 +73,7 @@ def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where:
             found = operator.index(value)
         except (TypeError, ValueError):
             return -1
-        return found if 0 <= found < classes else -1
+        return found if 0 <= found < len(class_names) else -1
 
     check_names_differ(names, known, where)
     labels = np.array([number(value) for value in values], np.int64)
@@ -87,7 +82,7 @@ def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where:
         row = int(wrong.argmax())
         raise DataError(
             "a label is not one of the classes",
-            wanted=f"0 to {classes - 1}, or the name of a class",
+            wanted=f"0 to {len(class_names) - 1}, or the name of a class",
             given=repr(values[row]),
             where=f"{where}, label {row}" if len(values) > 1 else where,
             hint="give the class_names or num_classes",

@@ -103,35 +103,53 @@ class ParquetRecords:
         )
 
 
+def stated_classes(path: Path, *, image: str, label: str) -> tuple[str, ...] | None:
+    """The class names that a Parquet file states, if it does.
+
+    Raises:
+        DataError: The file cannot be read, or a column is not there; or pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as exc:
+        raise DataError("reading Parquet needs pyarrow", where=path, hint=_HINT) from exc
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as exc:
+        raise DataError("the Parquet file cannot be read", given=exc, where=path) from exc
+    check_columns(schema.names, image, label, path)
+    try:
+        stated = json.loads((schema.metadata or {})[b"huggingface"])
+        names = stated["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
 def read_parquet(
     paths: Sequence[Path],
     *,
     image: str,
     label: str,
-    class_names: tuple[str, ...] | None,
+    class_names: tuple[str, ...],
     window: int,
-) -> tuple[ParquetRecords, tuple[str, ...] | None]:
+) -> ParquetRecords:
     """Opens Parquet files and reads their labels.
 
     Args:
         paths: The files.
         image: The column of images.
         label: The column of labels: numbers, or names of classes.
-        class_names: Those of the dataset; those that the first file states by default.
+        class_names: Those of the dataset.
         window: How far apart two samples may be read that lie side by side.
 
-    Returns:
-        The rows, and the class names where they are known.
-
     Raises:
-        DataError: A file cannot be read, or a column is not there or not as it should be; or
-            pyarrow is not installed.
+        DataError: A file cannot be read, or a column is not there or not as it should be.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as exc:
-        raise DataError("reading Parquet needs pyarrow", where=paths[0], hint=_HINT) from exc
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     groups: list[_Group] = []
     sizes: list[int] = []
     num_rows = 0
@@ -141,8 +159,6 @@ def read_parquet(
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 check_columns(schema.names, image, label, path)
-                if class_names is None:
-                    class_names = _stated_classes(schema.metadata, label)
                 for number in range(file.num_row_groups):
                     group = _Group(path, number, num_rows)
                     sizes.append(_num_rows(file.metadata.row_group(number), group))
@@ -168,7 +184,7 @@ def read_parquet(
     # A window of samples, the groups at its two ends, and what threads read ahead.
     max_rows = 5 * window // 4 + 4 * max(sizes, default=0)
     all_labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
-    return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows), class_names
+    return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows)
 
 
 def _pieces(file: Any, name: str, where: object, *, groups: Sequence[int]) -> list[Any]:
@@ -218,11 +234,3 @@ def _num_rows(metadata: Any, group: _Group) -> int:
             hint="write the file again with a smaller row_group_size",
         )
     return num_rows
-
-
-def _stated_classes(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    try:
-        stated = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return tuple(map(str, stated)) if isinstance(stated, list) else None

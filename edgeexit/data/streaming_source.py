@@ -7,10 +7,10 @@ because thresholds, ranges and reports go over them many times.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import tomllib
@@ -19,12 +19,20 @@ from edgeexit.data.download import Progress, step
 from edgeexit.data.split import stratified_order, stratified_parts
 from edgeexit.data.streaming import Records, ShuffledRecords, Stream, StreamedSplit, hold
 from edgeexit.data.streaming_decode import Decoding, Fit
-from edgeexit.data.streaming_files import find_files
-from edgeexit.data.streaming_huggingface import from_dataset, from_iterable, read_saved
-from edgeexit.data.streaming_parquet import read_parquet
+from edgeexit.data.streaming_files import check_apart, find_files
+from edgeexit.data.streaming_huggingface import (
+    classes_of,
+    from_dataset,
+    from_iterable,
+    is_dataset,
+    is_iterable,
+    is_saved,
+    read_saved,
+)
+from edgeexit.data.streaming_parquet import read_parquet, stated_classes
 from edgeexit.data.streaming_webdataset import read_shards
 from edgeexit.data.types import Augmentation, Preprocessing, Splits
-from edgeexit.data.validate import check_every_class, check_num_bytes
+from edgeexit.data.validate import agreed_classes, check_every_class, check_num_bytes
 from edgeexit.errors import ArgumentError, DataError
 
 _KINDS = ("webdataset", "huggingface")
@@ -43,16 +51,18 @@ class StreamedSource:
         kind: ``webdataset`` or ``huggingface``.
         train: Shards or Parquet files as paths, with ``{000..146}`` for a range and ``*`` for
             anything; the folder of ``Dataset.save_to_disk``; or a `datasets.Dataset` or
-            `datasets.IterableDataset`.
+            `datasets.IterableDataset`. No file may be in two splits, or twice in one.
         test: The same for the test split.
         calibration: The same for the calibration split; taken out of ``train`` by default.
         image_size: Height and width that images are scaled to.
         grey: Whether images get one channel instead of three.
-        class_names: Needed where neither the dataset states them nor ``num_classes`` does.
+        class_names: Needed where neither the dataset states them nor ``num_classes`` does. Names
+            that files or datasets state have to be the same in all that do, whatever is given here.
         num_classes: The number of classes, which are then named 0, 1, ...
         image: The extension (``jpg``) or column (``image``) of the images.
         label: The extension (``cls``) or column (``label``) of the labels.
-        num_train: How many samples an `datasets.IterableDataset` has, unless it says so.
+        num_train: How many samples a `datasets.IterableDataset` has, unless it says so; nothing
+            else takes it.
         num_calibration: Samples of the calibration split; by default all of ``calibration``, or a
             tenth of ``train``, but not more than 5,000.
         num_test: Samples of the test split; all by default.
@@ -104,6 +114,20 @@ class StreamedSource:
                     wanted="a positive integer",
                     given=f"{name}={value!r}",
                 )
+        if self.num_train is not None and not is_iterable(self.train):
+            raise ArgumentError(
+                "num_train is for an IterableDataset, which may not say how many samples it has",
+                wanted="no num_train: all samples of the others are trained on",
+                given=f"num_train={self.num_train}",
+                hint="name fewer files, or give dataset.select(range(n))",
+            )
+        names = self.class_names
+        if self.num_classes is not None and names is not None and len(names) != self.num_classes:
+            raise ArgumentError(
+                "class_names and num_classes do not agree",
+                wanted="one of them",
+                given=f"{len(names)} class_names, num_classes={self.num_classes}",
+            )
         if self.num_classes is not None and self.num_classes > _MOST_CLASSES:
             raise ArgumentError(
                 "a streamed dataset has too many classes",
@@ -118,6 +142,10 @@ class StreamedSource:
                     given=f"{name}={getattr(self, name)!r}",
                 )
         _check_preprocessing(self.preprocessing, self.decoding().image_shape[2])
+
+    def columns(self) -> tuple[str, str]:
+        """The columns of images and labels, where the samples are rows of a table."""
+        return self.image or "image", self.label or "label"
 
     def decoding(self) -> Decoding:
         """What an encoded image becomes."""
@@ -199,19 +227,13 @@ def open_stream(
         DataError: The data are not usable; the error says where and why.
         StorageError: The cache cannot be written.
     """
-    names = source.class_names
-    if names is None and source.num_classes is not None:
-        names = tuple(map(str, range(source.num_classes)))
-    parts: dict[str, Stream] = {}
-    for part in _PARTS:
-        if getattr(source, part) is not None:
-            parts[part], names = _OPENERS[source.kind](source, part, names, cache, progress)
-    if names is None:
-        raise DataError(
-            "nobody says what the classes are",
-            wanted="class_names or num_classes",
-            where=source.name,
-        )
+    places = {part: _place(source, part) for part in _PARTS if getattr(source, part) is not None}
+    check_apart({part: place.files for part, place in places.items()})
+    names = _class_names(source, places.values())
+    opener = _OPENERS[source.kind]
+    parts = {
+        part: opener(source, part, place, names, cache, progress) for part, place in places.items()
+    }
     if "calibration" not in parts:
         parts["train"], parts["calibration"] = _divided(parts["train"], source, seed)
     if isinstance(parts["train"], ShuffledRecords):
@@ -266,63 +288,117 @@ def _cut(stream: Stream, source: StreamedSource, part: str, seed: int) -> Stream
     return stream.some(stratified_order(stream.labels, seed)[:wanted])
 
 
-_Opened: TypeAlias = tuple[Stream, tuple[str, ...] | None]
+@dataclass(frozen=True)
+class _Place:
+    """Where a split lies.
+
+    Attributes:
+        files: Shards, Parquet files or the folder of ``save_to_disk``, each with the pattern that
+            names it.
+        dataset: One of `datasets`, as it was given or lies in that folder.
+        name: What an error names as the place.
+    """
+
+    files: tuple[tuple[Path, str], ...]
+    dataset: Any
+    name: str
+
+
+def _place(source: StreamedSource, part: str) -> _Place:
+    given, name = getattr(source, part), f"{source.name}, {part} split"
+    if source.kind == "huggingface" and is_dataset(given):
+        return _Place((), given, name)
+    patterns = _patterns(source, part)
+    if source.kind == "huggingface" and isinstance(given, str | Path):
+        folder = source.folder / given
+        if is_saved(folder):
+            return _Place(((folder, str(given)),), read_saved(folder), str(folder))
+    files = [(path, one) for one in patterns for path in find_files([one], source.folder)]
+    return _Place(tuple(files), None, name)
+
+
+def _class_names(source: StreamedSource, places: Iterable[_Place]) -> tuple[str, ...]:
+    """Those that the source names; else those that its parts state, which have to agree anyhow."""
+    stated = agreed_classes(_stated(source, places))
+    if source.class_names is not None:
+        return source.class_names
+    if source.num_classes is not None:
+        return tuple(map(str, range(source.num_classes)))
+    if stated is None:
+        raise DataError(
+            "nobody says what the classes are",
+            wanted="class_names or num_classes",
+            where=source.name,
+        )
+    return stated
+
+
+def _stated(
+    source: StreamedSource, places: Iterable[_Place]
+) -> Iterator[tuple[object, tuple[str, ...] | None]]:
+    if source.kind != "huggingface":
+        return
+    image, label = source.columns()
+    for place in places:
+        if place.dataset is not None:
+            yield place.name, classes_of(place.dataset, image=image, label=label, name=place.name)
+            continue
+        for path, _ in place.files:
+            yield path, stated_classes(path, image=image, label=label)
 
 
 def _webdataset(
     source: StreamedSource,
     part: str,
-    names: tuple[str, ...] | None,
+    place: _Place,
+    names: tuple[str, ...],
     cache: Path,
     progress: Progress | None,
-) -> _Opened:
-    if names is None:
-        raise DataError(
-            "shards do not say what the classes are",
-            wanted="class_names or num_classes",
-            where=source.name,
-        )
+) -> Stream:
     records = read_shards(
-        find_files(_patterns(source, part), source.folder),
+        tuple(path for path, _ in place.files),
         image=source.image,
         label=source.label or "cls",
         class_names=names,
         cache=cache,
         progress=progress,
     )
-    return _shuffled(records, source, part), names
+    return _shuffled(records, source, part)
 
 
 def _huggingface(
     source: StreamedSource,
     part: str,
-    names: tuple[str, ...] | None,
+    place: _Place,
+    names: tuple[str, ...],
     cache: Path,
     progress: Progress | None,
-) -> _Opened:
-    given, image, label = getattr(source, part), source.image or "image", source.label or "label"
-    where = f"{source.name}, {part} split"
-    window = source.shuffle_window
-    if isinstance(given, str | Path) and (source.folder / given / "state.json").is_file():
-        where = str(source.folder / given)
-        given = read_saved(source.folder / given)
-    if hasattr(given, "column_names") and hasattr(given, "__len__"):
-        found, names = from_dataset(given, image=image, label=label, class_names=names, name=where)
-        return _shuffled(found, source, part), names
-    if hasattr(given, "column_names"):
-        num_samples = getattr(source, f"num_{part}")
-        return from_iterable(
-            given,
+) -> Stream:
+    image, label = source.columns()
+    records: Records
+    if place.dataset is None:
+        records = read_parquet(
+            [path for path, _ in place.files],
             image=image,
             label=label,
             class_names=names,
-            num_samples=num_samples,
-            window=window,
-            name=where,
+            window=source.shuffle_window,
         )
-    paths = find_files(_patterns(source, part), source.folder)
-    records, names = read_parquet(paths, image=image, label=label, class_names=names, window=window)
-    return _shuffled(records, source, part), names
+    elif is_iterable(place.dataset):
+        return from_iterable(
+            place.dataset,
+            image=image,
+            label=label,
+            class_names=names,
+            num_samples=getattr(source, f"num_{part}"),
+            window=source.shuffle_window,
+            name=place.name,
+        )
+    else:
+        records = from_dataset(
+            place.dataset, image=image, label=label, class_names=names, name=place.name
+        )
+    return _shuffled(records, source, part)
 
 
 def _patterns(source: StreamedSource, part: str) -> Sequence[str]:
@@ -349,8 +425,8 @@ def _shuffled(records: Records, source: StreamedSource, part: str) -> ShuffledRe
 _OPENERS: dict[
     str,
     Callable[
-        [StreamedSource, str, tuple[str, ...] | None, Path, Progress | None],
-        _Opened,
+        [StreamedSource, str, _Place, tuple[str, ...], Path, Progress | None],
+        Stream,
     ],
 ]
 _OPENERS = {"webdataset": _webdataset, "huggingface": _huggingface}
