@@ -15,7 +15,8 @@ from edgeexit.data.fetching import fetch_arrays
 from edgeexit.data.folder import read_folder
 from edgeexit.data.recipes import Recipe, list_recipes, read_recipe
 from edgeexit.data.split import sizes_of, stratified_parts
-from edgeexit.data.streaming_source import StreamedSource, open_stream, read_source
+from edgeexit.data.streaming_open import open_stream
+from edgeexit.data.streaming_source import StreamedSource, read_source
 from edgeexit.data.torch_dataset import Sized, read_dataset
 from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
 from edgeexit.data.validate import agreed_classes, as_samples, check_every_class, check_samples
