@@ -80,6 +80,14 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
             where=folder,
         )
     for name, files in classes.items():
+        if not files and any(child.is_dir() for child in (folder / name).iterdir()):
+            raise DataError(
+                "a class folder holds folders instead of images",
+                wanted="FOLDER/CLASS/IMAGE, or FOLDER/PART/CLASS/IMAGE with parts that are called "
+                "train and test, and perhaps calibration",
+                given=", ".join(classes),
+                where=folder / name,
+            )
         if not files:
             raise DataError(
                 "a class folder has no images",

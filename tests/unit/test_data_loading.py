@@ -347,6 +347,16 @@ def test_folders_that_are_no_dataset(tmp_path: Path, image_module: Any) -> None:
         load(tmp_path)
 
 
+def test_parts_of_other_names_are_an_error(tmp_path: Path, image_module: Any) -> None:
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            write_images(image_module, tmp_path / part / name, 4)
+    with pytest.raises(
+        DataError, match=r"(?s)holds folders instead.*called train and test.*given: train, val"
+    ):
+        load(tmp_path)
+
+
 def test_an_image_that_is_cut_short_is_an_error(tmp_path: Path, image_module: Any) -> None:
     write_images(image_module, tmp_path / "a", 2)
     noise = np.random.RandomState(0).randint(0, 256, SHAPE).astype(np.uint8)
