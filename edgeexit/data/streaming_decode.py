@@ -31,6 +31,9 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
 MAX_IMAGE_BYTES = 1 << 26
 """The most that one encoded image may take."""
 
+MAX_PIXELS = 1 << 26
+"""The most pixels that an image may state, unless a limit is asked for."""
+
 _GREY_MODES = frozenset(("1", "L"))
 _COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
 _TRIES = 10
@@ -46,13 +49,14 @@ class Decoding:
             whole image; either is then scaled.
         smallest_crop: Training takes a random part of at least this share of the image's area; 1
             turns that off.
-        max_pixels: An image that states more is refused.
+        max_pixels: An image that states more is refused. Pillow has a limit of its own,
+            ``PIL.Image.MAX_IMAGE_PIXELS``, and this one may not be above it.
     """
 
     image_shape: tuple[int, int, int]
     fit: Fit = "crop"
     smallest_crop: float = 1.0
-    max_pixels: int = 1 << 26
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):
@@ -71,6 +75,24 @@ class Decoding:
                 wanted="0 < smallest_crop <= 1, max_pixels >= 1",
                 given=f"smallest_crop={self.smallest_crop}, max_pixels={self.max_pixels}",
             )
+        if self.max_pixels > MAX_PIXELS:
+            _check_pillow_allows(self.max_pixels)
+
+
+def _check_pillow_allows(max_pixels: int) -> None:
+    try:
+        from PIL import Image
+    except ImportError:
+        # Decoding says that it is missing.
+        return
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and max_pixels > limit:
+        raise ArgumentError(
+            "max_pixels is above Pillow's own limit",
+            wanted=f"at most {limit}",
+            given=f"max_pixels={max_pixels}",
+            hint="scale the images down, or set PIL.Image.MAX_IMAGE_PIXELS first",
+        )
 
 
 def decode_image(
@@ -118,17 +140,20 @@ def _opened(encoded: bytes | Image, where: Callable[[], str]) -> Image:
     if not isinstance(encoded, bytes):
         return encoded
     if len(encoded) > MAX_IMAGE_BYTES:
-        raise _too_large(f"at most {MAX_IMAGE_BYTES} bytes", f"{len(encoded)} bytes", where)
+        wanted = f"at most {MAX_IMAGE_BYTES} bytes"
+        raise _too_large(wanted, f"{len(encoded)} bytes", where, "scale it down")
     try:
         return Image.open(io.BytesIO(encoded), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise _too_large(f"at most {Image.MAX_IMAGE_PIXELS} pixels", exc, where) from exc
+        wanted = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
+        raise _too_large(wanted, exc, where, "scale it down") from exc
 
 
 def _check_header(image: Image, decoding: Decoding, where: Callable[[], str]) -> None:
     if image.width * image.height > decoding.max_pixels:
         wanted = f"at most {decoding.max_pixels} pixels"
-        raise _too_large(wanted, f"{image.width} x {image.height} pixels", where)
+        given = f"{image.width} x {image.height} pixels"
+        raise _too_large(wanted, given, where, "scale it down, or raise max_pixels")
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise DataError(
             "the image has another pixel format",
@@ -138,14 +163,8 @@ def _check_header(image: Image, decoding: Decoding, where: Callable[[], str]) ->
         )
 
 
-def _too_large(wanted: str, given: object, where: Callable[[], str]) -> DataError:
-    return DataError(
-        "the image is too large",
-        wanted=wanted,
-        given=given,
-        where=where(),
-        hint="scale it down, or raise max_pixels",
-    )
+def _too_large(wanted: str, given: object, where: Callable[[], str], hint: str) -> DataError:
+    return DataError("the image is too large", wanted=wanted, given=given, where=where(), hint=hint)
 
 
 def _reduced(image: Image, box: Box, wanted: tuple[int, int]) -> Box:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tomllib
 
-from edgeexit.data.streaming_decode import Decoding, Fit
+from edgeexit.data.streaming_decode import MAX_PIXELS, Decoding, Fit
 from edgeexit.data.streaming_huggingface import is_iterable
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
@@ -69,7 +69,7 @@ class StreamedSource:
     num_test: int | None = None
     fit: Fit = "crop"
     smallest_crop: float = 1.0
-    max_pixels: int = 1 << 26
+    max_pixels: int = MAX_PIXELS
     shuffle_window: int = 4096
     num_threads: int = 4
     preprocessing: Preprocessing = _PREPROCESSING

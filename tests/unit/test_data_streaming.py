@@ -471,8 +471,25 @@ def test_a_decompression_bomb_is_refused_by_its_header(size: tuple[int, int]) ->
 
 def test_the_limit_of_pixels_is_an_option() -> None:
     assert decoded(encoded(1, (20, 20)), max_pixels=400).shape == (8, 8, 3)
-    with pytest.raises(DataError, match=r"(?s)too large.*at most 399 pixels.*20 x 20 pixels"):
+    with pytest.raises(
+        DataError, match=r"(?s)too large.*at most 399 pixels.*20 x 20 pixels.*raise max_pixels"
+    ):
         decoded(encoded(1, (20, 20)), max_pixels=399)
+
+
+def test_the_limit_of_pixels_is_not_above_that_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArgumentError, match=r"(?s)Pillow's own limit.*at most 89478485.*268435456"):
+        Decoding((8, 8, 3), max_pixels=1 << 28)
+    monkeypatch.setattr(image_module, "MAX_IMAGE_PIXELS", 1 << 28)
+    assert Decoding((8, 8, 3), max_pixels=1 << 28).max_pixels == 1 << 28
+
+
+def test_what_no_option_allows_is_not_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeexit.data.streaming_decode.MAX_IMAGE_BYTES", 9)
+    for content in (encoded(1), bomb(14_000, 14_000)):
+        with pytest.raises(DataError, match=r"(?s)too large.*try: scale it down$"):
+            decoded(content)
+        monkeypatch.undo()
 
 
 def sixteen_bits() -> bytes:
