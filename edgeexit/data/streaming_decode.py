@@ -37,6 +37,17 @@ MAX_PIXELS = 1 << 26
 _GREY_MODES = frozenset(("1", "L"))
 _COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
 _TRIES = 10
+# EXIF's tag 274 says how a camera was held. Source: Exif 2.32, 4.6.4 A, "Orientation".
+_ORIENTATION = 274
+_TURNS: dict[Any, str] = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def _check_pillow_allows(max_pixels: int) -> None:
 def decode_image(
     encoded: bytes | Image, decoding: Decoding, random: Any | None, where: Callable[[], str]
 ) -> NDArray[np.uint8]:
-    """Decodes, crops and scales an image.
+    """Decodes, crops and scales an image, turned upright where its EXIF data say how.
 
     Args:
         encoded: The bytes of an image file, or an image that Pillow has opened.
@@ -121,9 +132,12 @@ def decode_image(
         ) from exc
     height, width, channels = decoding.image_shape
     try:
-        image = _opened(encoded, where)
-        _check_header(image, decoding, where)
-        box = _reduced(image, _box(image.size, decoding, random), (width, height))
+        opened = _opened(encoded, where)
+        _check_header(opened, decoding, where)
+        image = upright(opened)
+        box = _box(image.size, decoding, random)
+        if image is opened:
+            box = _reduced(image, box, (width, height))
         pixels = image.convert("RGB" if channels == 3 else "L")
         pixels = pixels.resize((width, height), Image.Resampling.BILINEAR, box)
         return np.asarray(pixels, np.uint8).reshape(decoding.image_shape)
@@ -132,6 +146,24 @@ def decode_image(
     except Exception as exc:
         # Over damaged bytes Pillow's decoders raise errors of many kinds, struct.error among them.
         raise DataError("the image cannot be read", given=exc, where=where()) from exc
+
+
+def upright(image: Image) -> Image:
+    """An image as its EXIF orientation says that it is to be seen; itself where that is how it is.
+
+    EXIF data that cannot be read say nothing. Orientations in XMP data are not handled.
+    """
+    from PIL import Image
+
+    # Asked without need, Pillow decodes a whole PNG to look for EXIF data after its pixels.
+    if "exif" not in image.info:
+        return image
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:
+        # What Pillow's reader raises over damaged bytes is of many kinds.
+        return image
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def _opened(encoded: bytes | Image, where: Callable[[], str]) -> Image:

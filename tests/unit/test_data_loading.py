@@ -347,6 +347,24 @@ def test_folders_that_are_no_dataset(tmp_path: Path, image_module: Any) -> None:
         load(tmp_path)
 
 
+def test_images_are_turned_as_their_exif_data_say(tmp_path: Path, image_module: Any) -> None:
+    exif = image_module.Exif()
+    exif[274] = 6
+    # Stored on its side: what is left here is seen on top.
+    stored = np.zeros((5, 4, 3), np.uint8)
+    stored[:, :2] = 200
+    for name in ("a", "b"):
+        write_images(image_module, tmp_path / name, 9)
+        image_module.fromarray(stored).save(tmp_path / name / "9.png", exif=exif)
+    splits = load(tmp_path)
+    assert splits.image_shape == SHAPE
+    turned = [
+        image for part in splits.parts().values() for image in part[:].images if image.max() == 200
+    ]
+    assert len(turned) == 2
+    assert all((image[:2] == 200).all() and (image[2:] == 0).all() for image in turned)
+
+
 def test_parts_of_other_names_are_an_error(tmp_path: Path, image_module: Any) -> None:
     for part in ("train", "val"):
         for name in ("a", "b"):

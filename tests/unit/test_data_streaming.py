@@ -443,6 +443,61 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(smallest_crop: float
     assert np.abs(np.roll(crops[0], 1, axis=1) - crops[1]).mean() > 20
 
 
+def oriented(orientation: Any, file_format: str, size: tuple[int, int] = (16, 8)) -> bytes:
+    """Stored with a red left and a black right half."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, : size[0] // 2, 0] = 255
+    exif = image_module.Exif()
+    exif[274] = orientation
+    buffer = io.BytesIO()
+    image_module.fromarray(pixels).save(buffer, file_format, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+# Where the red half is seen, from a table of the eight orientations.
+@pytest.mark.parametrize(
+    ("orientation", "red"),
+    [
+        (1, "left"),
+        (2, "right"),
+        (3, "right"),
+        (4, "left"),
+        (5, "top"),
+        (6, "top"),
+        (7, "bottom"),
+        (8, "bottom"),
+        (9, "left"),
+    ],
+)
+def test_images_are_turned_as_their_exif_data_say(
+    file_format: str, orientation: int, red: str
+) -> None:
+    content = oriented(orientation, file_format)
+    image = decoded(content, fit="stretch")[..., 0].astype(int)
+    sides = {"left": image[:, 1], "right": image[:, 6], "top": image[1], "bottom": image[6]}
+    assert max(sides, key=lambda side: sides[side].mean()) == red
+    assert sides[red].min() > 200
+    # The part that is kept is one of the image as it is seen: of a high one, the middle.
+    wide = Decoding((2, 8, 3))
+    middle = decode_image(content, wide, None, str)[..., 0]
+    across = red in ("left", "right")
+    assert (np.ptp(middle.astype(int), axis=1).min() > 200) == across
+    # A large JPEG that is turned is decoded whole, and looks the same.
+    if file_format == "JPEG":
+        large = decoded(oriented(orientation, "JPEG", (640, 320)), fit="stretch")[..., 0]
+        assert np.abs(large.astype(int) - image).mean() < 8
+
+
+def test_damaged_exif_data_turn_nothing() -> None:
+    content = oriented(6, "JPEG")
+    start = content.index(b"Exif\0\0") + 6
+    damaged = content[:start] + b"XX" + content[start + 2 :]
+    image = decoded(damaged, fit="stretch")[..., 0]
+    assert image[:, 1].min() > 200
+    assert image[:, 6].max() < 50
+
+
 def test_grey_in_colour_and_colour_in_grey() -> None:
     buffer = io.BytesIO()
     image_module.new("L", (8, 8), 77).save(buffer, "PNG")
