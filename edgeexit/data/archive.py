@@ -83,10 +83,11 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> NDAr
             )
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(file)
-        if dtype.hasobject or dtype.kind not in _PLAIN_KINDS:
+        # Items of no size would fit any shape.
+        if dtype.hasobject or dtype.kind not in _PLAIN_KINDS or dtype.itemsize == 0:
             raise DataError(
                 "the .npz holds an array of another kind than numbers",
-                wanted="integers, floats or text; Python objects are never loaded",
+                wanted="integers, floats or text of a length; Python objects are never loaded",
                 given=f"dtype = {dtype}",
                 where=where,
             )

@@ -22,6 +22,9 @@ from edgeexit.errors import FetchError
 Read: TypeAlias = Callable[[str], bytes]
 """Returns the content of a file inside a source."""
 
+MAX_MEMBER_BYTES = 1 << 29
+"""The most that one file of a source may take, unpacked."""
+
 Arrays: TypeAlias = dict[str, NDArray[np.uint8]]
 """Role -> images uint8 ``[N, H, W, C]`` or labels uint8 ``[N]``."""
 
@@ -113,10 +116,15 @@ def _idx_gzip(
 ) -> Arrays:
     arrays: Arrays = {}
     for role, names in members.items():
-        arrays[role] = np.concatenate([_idx(name, read(name)) for name in names])
-        if role.endswith("_images"):
-            if arrays[role].shape[1:] != shape[:2]:
-                raise _not_as_expected(names[0], f"images of {shape[:2]}", arrays[role].shape)
+        wanted, kind = (shape[:2], "images") if role.endswith("_images") else ((), "labels")
+        parts = []
+        for name in names:
+            part = _idx(name, read(name))
+            if part.shape[1:] != wanted:
+                raise _not_as_expected(name, f"{kind} of shape {wanted}", part.shape)
+            parts.append(part)
+        arrays[role] = np.concatenate(parts)
+        if kind == "images":
             arrays[role] = arrays[role].reshape(-1, *shape)
     return arrays
 
@@ -126,9 +134,14 @@ def _idx(name: str, content: bytes) -> NDArray[np.uint8]:
     try:
         with gzip.open(io.BytesIO(content)) as file:
             magic = file.read(4)
-            if magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 3:
+            if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 3:
                 raise _not_as_expected(name, "an IDX file of uint8", magic)
-            lengths = np.frombuffer(file.read(4 * magic[3]), ">u4").tolist()
+            header = file.read(4 * magic[3])
+            if len(header) < 4 * magic[3]:
+                raise _not_as_expected(name, f"the lengths of {magic[3]} axes", header)
+            lengths = np.frombuffer(header, ">u4").tolist()
+            if math.prod(lengths) > MAX_MEMBER_BYTES:
+                raise _not_as_expected(name, f"at most {MAX_MEMBER_BYTES} bytes", lengths)
             # One byte more than stated, so that a longer file is noticed and never swallowed whole.
             body = file.read(math.prod(lengths) + 1)
     except (OSError, EOFError, zlib.error) as exc:

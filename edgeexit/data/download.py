@@ -49,7 +49,7 @@ def download(
         FetchError: The server could not be reached, kept breaking off, or sent something else.
         StorageError: The disk is full.
     """
-    part = target.with_name(target.name + ".part")
+    part = part_file(target)
     failure: Exception | None = None
     for _ in range(_MAX_ATTEMPTS):
         before = _size(part)
@@ -90,6 +90,11 @@ def download(
         where=url,
         hint="try again: a download continues where it stopped",
     ) from failure
+
+
+def part_file(target: Path) -> Path:
+    """Where the bytes of a download gather."""
+    return target.with_name(target.name + ".part")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from edgeexit.data.cache import check_free, default_cache, exclusive, write_arra
 from edgeexit.data.decode import Arrays, decode
 from edgeexit.data.download import Progress, step
 from edgeexit.data.recipes import ROLES, Recipe, read_recipe
-from edgeexit.data.sources import open_source
+from edgeexit.data.sources import open_source, remove_downloads
 from edgeexit.errors import DataError, FetchError
 
 _log = logging.getLogger(__name__)
@@ -65,6 +65,9 @@ def fetch_arrays(recipe: Recipe, cache: Path, progress: Progress | None = None) 
         arrays = _from_sources(recipe, target.parent, progress)
         with step(progress, f"write {target.name}"):
             write_arrays(target, arrays)
+        # Sources that broke off before another one delivered have left their downloads.
+        for source in recipe.sources:
+            remove_downloads(source, target.parent)
         return arrays
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeexit.data.split import stratified_order
-from edgeexit.data.streaming_decode import FORMATS
+from edgeexit.data.streaming_decode import FORMATS, upright
 from edgeexit.data.types import Samples
 from edgeexit.data.validate import check_num_bytes
 from edgeexit.errors import DataError
@@ -80,6 +80,14 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
             where=folder,
         )
     for name, files in classes.items():
+        if not files and any(child.is_dir() for child in (folder / name).iterdir()):
+            raise DataError(
+                "a class folder holds folders instead of images",
+                wanted="FOLDER/CLASS/IMAGE, or FOLDER/PART/CLASS/IMAGE with parts that are called "
+                "train and test, and perhaps calibration",
+                given=", ".join(classes),
+                where=folder / name,
+            )
         if not files:
             raise DataError(
                 "a class folder has no images",
@@ -130,7 +138,9 @@ def _size_and_colour(paths: Sequence[Path]) -> tuple[tuple[int, int], bool]:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image]:
-    """Opens an image file of 8 bits a channel; its pixels are decoded when they are asked for.
+    """Opens an image file of 8 bits a channel, turned upright where its EXIF data say how.
+
+    Pixels are decoded when they are asked for, or have to be turned.
 
     Args:
         path: A file in one of the formats that class folders may hold.
@@ -154,7 +164,7 @@ def open_image(path: Path) -> Iterator[Image]:
                     given=f"mode = {image.mode}",
                     where=path,
                 )
-            yield image
+            yield upright(image)
     except DataError:
         raise
     except Exception as exc:

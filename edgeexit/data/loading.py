@@ -15,10 +15,11 @@ from edgeexit.data.fetching import fetch_arrays
 from edgeexit.data.folder import read_folder
 from edgeexit.data.recipes import Recipe, list_recipes, read_recipe
 from edgeexit.data.split import sizes_of, stratified_parts
-from edgeexit.data.streaming_source import StreamedSource, open_stream, read_source
+from edgeexit.data.streaming_open import open_stream
+from edgeexit.data.streaming_source import StreamedSource, read_source
 from edgeexit.data.torch_dataset import Sized, read_dataset
 from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
-from edgeexit.data.validate import as_samples, check_every_class, check_samples
+from edgeexit.data.validate import agreed_classes, as_samples, check_every_class, check_samples
 from edgeexit.errors import ArgumentError, DataError
 
 _PARTS = ("train", "calibration", "test")
@@ -89,7 +90,8 @@ def _read(source: object) -> _Given:
                 given=", ".join(map(str, source)) or "no keys",
             )
         parts = {part: read_dataset(item, where=f"{part} split") for part, item in source.items()}
-        return _Given("dataset", parts, _classes_of(source["train"]))
+        stated = ((f"{part} split", _classes_of(item)) for part, item in source.items())
+        return _Given("dataset", parts, agreed_classes(stated))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         name = type(source).__name__
         return _Given(name, {"all": read_dataset(source, where=name)}, _classes_of(source))

@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeexit.data.cache import storage_errors
-from edgeexit.data.decode import Read
-from edgeexit.data.download import Progress, download, file_sha256, step
+from edgeexit.data.decode import MAX_MEMBER_BYTES, Read
+from edgeexit.data.download import Progress, download, file_sha256, part_file, step
 from edgeexit.data.recipes import Archive, Source
 from edgeexit.errors import FetchError
 
-_MAX_MEMBER_BYTES = 1 << 29
 _CLIENT_TIMEOUT_S = 900
 
 
@@ -33,7 +32,8 @@ def open_source(source: Source, folder: Path, progress: Progress | None) -> Iter
     Args:
         source: What to get, and how.
         folder: Where downloads gather; those of kind ``url`` stay there until they are whole, and
-            are removed when this context ends without an error.
+            are removed when this context ends without an error. Where it ends with one, what was
+            downloaded is left for a later try, or for `remove_downloads`.
         progress: Told about every step.
 
     Yields:
@@ -47,9 +47,16 @@ def open_source(source: Source, folder: Path, progress: Progress | None) -> Iter
         temporary = tempfile.TemporaryDirectory(dir=folder)
     with temporary as scratch:
         yield KINDS[source.kind](source, folder, Path(scratch), progress)
-    for archive in source.archives:
-        if source.kind == "url":
-            (folder / _file_name(archive)).unlink(missing_ok=True)
+    remove_downloads(source, folder)
+
+
+def remove_downloads(source: Source, folder: Path) -> None:
+    """Removes what a source of kind ``url`` has left in ``folder``, whole or in part."""
+    if source.kind == "url":
+        for archive in source.archives:
+            target = folder / _file_name(archive)
+            target.unlink(missing_ok=True)
+            part_file(target).unlink(missing_ok=True)
 
 
 def _url(source: Source, folder: Path, scratch: Path, progress: Progress | None) -> Read:
@@ -165,10 +172,10 @@ def _tar_reader(path: Path, source: Source) -> Read:
                 if member.name not in wanted:
                     continue
                 file = archive.extractfile(member) if member.isreg() else None
-                if file is None or member.size > _MAX_MEMBER_BYTES:
+                if file is None or member.size > MAX_MEMBER_BYTES:
                     raise FetchError(
                         "a member of the archive is not a file of a sensible size",
-                        wanted=f"a file of at most {_MAX_MEMBER_BYTES} bytes",
+                        wanted=f"a file of at most {MAX_MEMBER_BYTES} bytes",
                         given=f"{member.size} bytes",
                         where=member.name,
                     )
@@ -185,7 +192,7 @@ def _folder_reader(folder: Path) -> Read:
         path = folder / name
         if not path.is_file():
             raise FetchError("the source lacks a file", wanted=name, where=folder)
-        if path.stat().st_size > _MAX_MEMBER_BYTES:
+        if path.stat().st_size > MAX_MEMBER_BYTES:
             raise FetchError("a file of the source is too large", where=path)
         return path.read_bytes()
 

@@ -31,9 +31,23 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
 MAX_IMAGE_BYTES = 1 << 26
 """The most that one encoded image may take."""
 
+MAX_PIXELS = 1 << 26
+"""The most pixels that an image may state, unless a limit is asked for."""
+
 _GREY_MODES = frozenset(("1", "L"))
 _COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
 _TRIES = 10
+# EXIF's tag 274 says how a camera was held. Source: Exif 2.32, 4.6.4 A, "Orientation".
+_ORIENTATION = 274
+_TURNS: dict[Any, str] = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 @dataclass(frozen=True)
@@ -46,13 +60,14 @@ class Decoding:
             whole image; either is then scaled.
         smallest_crop: Training takes a random part of at least this share of the image's area; 1
             turns that off.
-        max_pixels: An image that states more is refused.
+        max_pixels: An image that states more is refused. Pillow has a limit of its own,
+            ``PIL.Image.MAX_IMAGE_PIXELS``, and this one may not be above it.
     """
 
     image_shape: tuple[int, int, int]
     fit: Fit = "crop"
     smallest_crop: float = 1.0
-    max_pixels: int = 1 << 26
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):
@@ -71,12 +86,30 @@ class Decoding:
                 wanted="0 < smallest_crop <= 1, max_pixels >= 1",
                 given=f"smallest_crop={self.smallest_crop}, max_pixels={self.max_pixels}",
             )
+        if self.max_pixels > MAX_PIXELS:
+            _check_pillow_allows(self.max_pixels)
+
+
+def _check_pillow_allows(max_pixels: int) -> None:
+    try:
+        from PIL import Image
+    except ImportError:
+        # Decoding says that it is missing.
+        return
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and max_pixels > limit:
+        raise ArgumentError(
+            "max_pixels is above Pillow's own limit",
+            wanted=f"at most {limit}",
+            given=f"max_pixels={max_pixels}",
+            hint="scale the images down, or set PIL.Image.MAX_IMAGE_PIXELS first",
+        )
 
 
 def decode_image(
     encoded: bytes | Image, decoding: Decoding, random: Any | None, where: Callable[[], str]
 ) -> NDArray[np.uint8]:
-    """Decodes, crops and scales an image.
+    """Decodes, crops and scales an image, turned upright where its EXIF data say how.
 
     Args:
         encoded: The bytes of an image file, or an image that Pillow has opened.
@@ -99,9 +132,12 @@ def decode_image(
         ) from exc
     height, width, channels = decoding.image_shape
     try:
-        image = _opened(encoded, where)
-        _check_header(image, decoding, where)
-        box = _reduced(image, _box(image.size, decoding, random), (width, height))
+        opened = _opened(encoded, where)
+        _check_header(opened, decoding, where)
+        image = upright(opened)
+        box = _box(image.size, decoding, random)
+        if image is opened:
+            box = _reduced(image, box, (width, height))
         pixels = image.convert("RGB" if channels == 3 else "L")
         pixels = pixels.resize((width, height), Image.Resampling.BILINEAR, box)
         return np.asarray(pixels, np.uint8).reshape(decoding.image_shape)
@@ -112,23 +148,44 @@ def decode_image(
         raise DataError("the image cannot be read", given=exc, where=where()) from exc
 
 
+def upright(image: Image) -> Image:
+    """An image as its EXIF orientation says that it is to be seen; itself where that is how it is.
+
+    EXIF data that cannot be read say nothing. Orientations in XMP data are not handled.
+    """
+    from PIL import Image
+
+    # Asked without need, Pillow decodes a whole PNG to look for EXIF data after its pixels.
+    if "exif" not in image.info:
+        return image
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:
+        # What Pillow's reader raises over damaged bytes is of many kinds.
+        return image
+    return image if turn is None else image.transpose(Image.Transpose[turn])
+
+
 def _opened(encoded: bytes | Image, where: Callable[[], str]) -> Image:
     from PIL import Image
 
     if not isinstance(encoded, bytes):
         return encoded
     if len(encoded) > MAX_IMAGE_BYTES:
-        raise _too_large(f"at most {MAX_IMAGE_BYTES} bytes", f"{len(encoded)} bytes", where)
+        wanted = f"at most {MAX_IMAGE_BYTES} bytes"
+        raise _too_large(wanted, f"{len(encoded)} bytes", where, "scale it down")
     try:
         return Image.open(io.BytesIO(encoded), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise _too_large(f"at most {Image.MAX_IMAGE_PIXELS} pixels", exc, where) from exc
+        wanted = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
+        raise _too_large(wanted, exc, where, "scale it down") from exc
 
 
 def _check_header(image: Image, decoding: Decoding, where: Callable[[], str]) -> None:
     if image.width * image.height > decoding.max_pixels:
         wanted = f"at most {decoding.max_pixels} pixels"
-        raise _too_large(wanted, f"{image.width} x {image.height} pixels", where)
+        given = f"{image.width} x {image.height} pixels"
+        raise _too_large(wanted, given, where, "scale it down, or raise max_pixels")
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise DataError(
             "the image has another pixel format",
@@ -138,14 +195,8 @@ def _check_header(image: Image, decoding: Decoding, where: Callable[[], str]) ->
         )
 
 
-def _too_large(wanted: str, given: object, where: Callable[[], str]) -> DataError:
-    return DataError(
-        "the image is too large",
-        wanted=wanted,
-        given=given,
-        where=where(),
-        hint="scale it down, or raise max_pixels",
-    )
+def _too_large(wanted: str, given: object, where: Callable[[], str], hint: str) -> DataError:
+    return DataError("the image is too large", wanted=wanted, given=given, where=where(), hint=hint)
 
 
 def _reduced(image: Image, box: Box, wanted: tuple[int, int]) -> Box:

@@ -59,7 +59,7 @@ class IterableStream:
     dataset: Any
     image: str
     label: str
-    class_names: tuple[str, ...] | None
+    class_names: tuple[str, ...]
     num_samples: int
     window: int
     name: str
@@ -99,6 +99,21 @@ def _wrapped(rows: Iterator[dict[str, Any]], name: str) -> Iterator[dict[str, An
         raise DataError("the stream cannot be read", given=repr(exc), where=name) from exc
 
 
+def is_dataset(given: Any) -> bool:
+    """Whether something is a `datasets.Dataset` or a `datasets.IterableDataset`."""
+    return hasattr(given, "column_names")
+
+
+def is_iterable(given: Any) -> bool:
+    """Whether it is a `datasets.IterableDataset`."""
+    return is_dataset(given) and not hasattr(given, "__len__")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` made a folder, of one part or of several."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
 def read_saved(folder: Path) -> Any:
     """A `datasets.Dataset` that ``save_to_disk`` left in a folder.
 
@@ -124,19 +139,30 @@ def read_saved(folder: Path) -> Any:
     return found
 
 
+def classes_of(dataset: Any, *, image: str, label: str, name: str) -> tuple[str, ...] | None:
+    """The class names that a dataset of `datasets` states, if it does.
+
+    Raises:
+        DataError: It says what its columns are, and one is not there.
+    """
+    if dataset.column_names is not None:
+        check_columns(dataset.column_names, image, label, name)
+    names = getattr((dataset.features or {}).get(label), "names", None)
+    return tuple(map(str, names)) if names else None
+
+
 def from_dataset(
-    dataset: Any, *, image: str, label: str, class_names: tuple[str, ...] | None, name: str
-) -> tuple[DatasetRecords, tuple[str, ...] | None]:
-    """A `datasets.Dataset` as records, and its class names where they are known.
+    dataset: Any, *, image: str, label: str, class_names: tuple[str, ...], name: str
+) -> DatasetRecords:
+    """A `datasets.Dataset` as records.
 
     Raises:
         DataError: A column is not there, or a label not one of the classes.
     """
     check_columns(dataset.column_names, image, label, name)
-    names = class_names or _classes_of(dataset, label)
     column = dataset.select_columns([label]).with_format("arrow")[:].column(label)
-    labels = label_numbers(column.to_pylist(), names, name)
-    return DatasetRecords(_undecoded(dataset, image), image, labels, name), names
+    labels = label_numbers(column.to_pylist(), class_names, name)
+    return DatasetRecords(_undecoded(dataset, image), image, labels, name)
 
 
 def from_iterable(
@@ -144,18 +170,18 @@ def from_iterable(
     *,
     image: str,
     label: str,
-    class_names: tuple[str, ...] | None,
+    class_names: tuple[str, ...],
     num_samples: int | None,
     window: int,
     name: str,
-) -> tuple[IterableStream, tuple[str, ...] | None]:
-    """A `datasets.IterableDataset` as a stream, and its class names where they are known.
+) -> IterableStream:
+    """A `datasets.IterableDataset` as a stream.
 
     Args:
         dataset: The dataset.
         image: The column of images.
         label: The column of labels.
-        class_names: Those of the dataset; those that it states by default.
+        class_names: Those of the dataset.
         num_samples: How many there are; what the dataset states by default.
         window: Size of the shuffle buffer.
         name: What an error names as the place.
@@ -171,9 +197,8 @@ def from_iterable(
             wanted="num_train, num_calibration or num_test",
             where=name,
         )
-    names = class_names or _classes_of(dataset, label)
     plain = _undecoded(dataset, image)
-    return IterableStream(plain, image, label, names, stated, window, name), names
+    return IterableStream(plain, image, label, class_names, stated, window, name)
 
 
 def _undecoded(dataset: Any, image: str) -> Any:
@@ -183,11 +208,6 @@ def _undecoded(dataset: Any, image: str) -> Any:
     if isinstance((dataset.features or {}).get(image), datasets.Image):
         dataset = dataset.cast_column(image, datasets.Image(decode=False))
     return dataset.with_format(None)
-
-
-def _classes_of(dataset: Any, label: str) -> tuple[str, ...] | None:
-    names = getattr((dataset.features or {}).get(label), "names", None)
-    return tuple(map(str, names)) if names else None
 
 
 def _encoded(value: Any, where: str) -> Encoded:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgeexit.data.types import Labels
 from edgeexit.errors import DataError
-
-_MAX_CLASSES = 1 << 31
 
 
 def check_columns(there: Sequence[str], image: str, label: str, where: object) -> None:
@@ -29,12 +28,32 @@ def check_columns(there: Sequence[str], image: str, label: str, where: object) -
         )
 
 
-def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where: object) -> Labels:
+def check_names_differ(class_names: Sequence[str], known: Mapping[str, int], where: object) -> None:
+    """Checks that labels may be names of classes.
+
+    Args:
+        class_names: Those of the dataset.
+        known: The number of a class by its name.
+        where: What an error names as the place.
+
+    Raises:
+        DataError: Two classes have the same name.
+    """
+    if len(known) < len(class_names):
+        raise DataError(
+            "labels are names, and two classes have the same one",
+            wanted="names that differ, or labels that are numbers",
+            given=next(name for place, name in enumerate(class_names) if known[name] != place),
+            where=where,
+        )
+
+
+def label_numbers(values: list[Any], class_names: tuple[str, ...], where: object) -> Labels:
     """The numbers of classes that a column of numbers or names holds.
 
     Args:
         values: Integers, or names of classes.
-        class_names: Those of the dataset, where they are known.
+        class_names: Those of the dataset.
         where: What an error names as the place.
 
     Returns:
@@ -43,29 +62,27 @@ def label_numbers(values: list[Any], class_names: tuple[str, ...] | None, where:
     Raises:
         DataError: A value is neither, or out of range.
     """
-    names = (class_names or ()) if any(isinstance(value, str) for value in values) else ()
+    names = class_names if any(isinstance(value, str) for value in values) else ()
     known = {name: number for number, name in enumerate(names)}
-    classes = _MAX_CLASSES if class_names is None else len(class_names)
 
     def number(value: Any) -> int:
-        # bool is an int in Python, and numbers two classes as well as any.
-        found = known.get(value) if isinstance(value, str) else value
-        return found if isinstance(found, int) and 0 <= found < classes else -1
+        if isinstance(value, str):
+            return known.get(value, -1)
+        try:
+            # NumPy's integers and tensors without axes; and bools, which number two classes.
+            found = operator.index(value)
+        except (TypeError, ValueError):
+            return -1
+        return found if 0 <= found < len(class_names) else -1
 
-    if len(known) < len(names):
-        raise DataError(
-            "labels are names, and two classes have the same one",
-            wanted="names that differ, or labels that are numbers",
-            given=next(name for place, name in enumerate(names) if known[name] != place),
-            where=where,
-        )
+    check_names_differ(names, known, where)
     labels = np.array([number(value) for value in values], np.int64)
     wrong = labels < 0
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
             "a label is not one of the classes",
-            wanted=f"0 to {classes - 1}, or the name of a class",
+            wanted=f"0 to {len(class_names) - 1}, or the name of a class",
             given=repr(values[row]),
             where=f"{where}, label {row}" if len(values) > 1 else where,
             hint="give the class_names or num_classes",

@@ -22,10 +22,13 @@ from edgeexit.data.types import Labels
 from edgeexit.errors import DataError
 
 MAX_GROUP_BYTES = 1 << 30
-"""The most that one group of rows of a Parquet file may take."""
+"""The most that the images of one group of rows, or the labels of one file, may take in memory."""
 
 MAX_GROUP_ROWS = 1 << 22
-"""The most rows that it may have: a column of one value takes no bytes, however long it is."""
+"""The most rows of a group: a column of one value takes no bytes of a file, however long it is."""
+
+MAX_ROWS = 1 << 26
+"""The most rows of a split."""
 
 _HINT = "pip install 'edgeexit[huggingface]'"
 
@@ -91,11 +94,37 @@ class ParquetRecords:
 
         try:
             with pq.ParquetFile(group.path) as file:
-                table = file.read_row_group(group.number, columns=[self.image])
+                where = f"{group.path}, group {group.number}"
+                pieces = _pieces(file, self.image, where, groups=[group.number])
         except (OSError, pa.ArrowException) as exc:
             raise DataError("the Parquet file cannot be read", given=exc, where=group.path) from exc
-        column = table.column(0).combine_chunks()
-        return column.field("bytes") if pa.types.is_struct(column.type) else column
+        return pa.chunked_array(
+            [piece.field("bytes") if pa.types.is_struct(piece.type) else piece for piece in pieces]
+        )
+
+
+def stated_classes(path: Path, *, image: str, label: str) -> tuple[str, ...] | None:
+    """The class names that a Parquet file states, if it does.
+
+    Raises:
+        DataError: The file cannot be read, or a column is not there; or pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as exc:
+        raise DataError("reading Parquet needs pyarrow", where=path, hint=_HINT) from exc
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as exc:
+        raise DataError("the Parquet file cannot be read", given=exc, where=path) from exc
+    check_columns(schema.names, image, label, path)
+    try:
+        stated = json.loads((schema.metadata or {})[b"huggingface"])
+        names = stated["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def read_parquet(
@@ -103,48 +132,43 @@ def read_parquet(
     *,
     image: str,
     label: str,
-    class_names: tuple[str, ...] | None,
+    class_names: tuple[str, ...],
     window: int,
-) -> tuple[ParquetRecords, tuple[str, ...] | None]:
+) -> ParquetRecords:
     """Opens Parquet files and reads their labels.
 
     Args:
         paths: The files.
         image: The column of images.
         label: The column of labels: numbers, or names of classes.
-        class_names: Those of the dataset; those that the first file states by default.
+        class_names: Those of the dataset.
         window: How far apart two samples may be read that lie side by side.
 
-    Returns:
-        The rows, and the class names where they are known.
-
     Raises:
-        DataError: A file cannot be read, or a column is not there or not as it should be; or
-            pyarrow is not installed.
+        DataError: A file cannot be read, or a column is not there or not as it should be.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as exc:
-        raise DataError("reading Parquet needs pyarrow", where=paths[0], hint=_HINT) from exc
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     groups: list[_Group] = []
     sizes: list[int] = []
+    num_rows = 0
     labels = []
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 check_columns(schema.names, image, label, path)
-                if class_names is None:
-                    class_names = _stated_classes(schema.metadata, label)
                 for number in range(file.num_row_groups):
-                    group = _Group(path, number, sum(sizes))
+                    group = _Group(path, number, num_rows)
                     sizes.append(_num_rows(file.metadata.row_group(number), group))
                     groups.append(group)
-                column = file.read(columns=[label]).column(0)
+                    num_rows += sizes[-1]
+                pieces = _pieces(file, label, path, groups=range(file.num_row_groups))
         except (OSError, pa.ArrowException) as exc:
             raise DataError("the Parquet file cannot be read", given=exc, where=path) from exc
-        labels.append(label_numbers(column.to_pylist(), class_names, path))
+        values = [value for piece in pieces for value in piece.to_pylist()]
+        labels.append(label_numbers(values, class_names, path))
         kind = schema.field(image).type
         if pa.types.is_struct(kind):
             index = kind.get_field_index("bytes")
@@ -160,12 +184,47 @@ def read_parquet(
     # A window of samples, the groups at its two ends, and what threads read ahead.
     max_rows = 5 * window // 4 + 4 * max(sizes, default=0)
     all_labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
-    return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows), class_names
+    return ParquetRecords(all_labels, unit, tuple(groups), image, max_rows)
+
+
+def _pieces(file: Any, name: str, where: object, *, groups: Sequence[int]) -> list[Any]:
+    """The values of a column in some groups of rows, in arrays of a few rows each.
+
+    The sizes that a file states are those of its pages. A value that many rows refer to is in them
+    once, and in memory once for each row, so what was read is counted while it is read.
+    """
+    import pyarrow as pa
+
+    plain = pa.types.is_integer(file.schema_arrow.field(name).type)
+    pieces: list[Any] = []
+    num_bytes = 0
+    for batch in file.iter_batches(1 << 16 if plain else 64, row_groups=groups, columns=[name]):
+        piece = batch.column(name)
+        if pa.types.is_dictionary(piece.type):
+            piece = piece.dictionary_decode()
+        pieces.append(piece)
+        num_bytes += piece.nbytes
+        if num_bytes > MAX_GROUP_BYTES:
+            raise DataError(
+                "a column is too large to be read at once",
+                wanted=f"at most {MAX_GROUP_BYTES} bytes",
+                given="more",
+                where=f"{where}, column {name}",
+                hint="write the file again with a smaller row_group_size, or as several files",
+            )
+    return pieces
 
 
 def _num_rows(metadata: Any, group: _Group) -> int:
     """How many rows a group says that it has, if they can be held in memory."""
     num_rows, num_bytes = int(metadata.num_rows), int(metadata.total_byte_size)
+    if group.first + num_rows > MAX_ROWS:
+        raise DataError(
+            "the files have too many rows",
+            wanted=f"at most {MAX_ROWS} in a split",
+            given=f"{group.first + num_rows} or more",
+            where=f"{group.path}, group {group.number}",
+        )
     if num_bytes > MAX_GROUP_BYTES or num_rows > MAX_GROUP_ROWS:
         raise DataError(
             "a group of rows is too large",
@@ -175,11 +234,3 @@ def _num_rows(metadata: Any, group: _Group) -> int:
             hint="write the file again with a smaller row_group_size",
         )
     return num_rows
-
-
-def _stated_classes(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    try:
-        stated = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return tuple(map(str, stated)) if isinstance(stated, list) else None

@@ -1,35 +1,20 @@
-"""Describes a dataset that is streamed, in Python or in a TOML file, and opens it.
-
-The training split is streamed; the calibration and test splits are decoded once and held in memory,
-because thresholds, ranges and reports go over them many times.
-"""
+"""Describes a dataset that is streamed, in Python or in a TOML file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
 import tomllib
 
-from edgeexit.data.download import Progress, step
-from edgeexit.data.split import stratified_order, stratified_parts
-from edgeexit.data.streaming import Records, ShuffledRecords, Stream, StreamedSplit, hold
-from edgeexit.data.streaming_decode import Decoding, Fit
-from edgeexit.data.streaming_files import find_files
-from edgeexit.data.streaming_huggingface import from_dataset, from_iterable, read_saved
-from edgeexit.data.streaming_parquet import read_parquet
-from edgeexit.data.streaming_webdataset import read_shards
-from edgeexit.data.types import Augmentation, Preprocessing, Splits
-from edgeexit.data.validate import check_every_class, check_num_bytes
+from edgeexit.data.streaming_decode import MAX_PIXELS, Decoding, Fit
+from edgeexit.data.streaming_huggingface import is_iterable
+from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
 
 _KINDS = ("webdataset", "huggingface")
-_PARTS = ("train", "calibration", "test")
-_MOST_CALIBRATION = 5000
 _MOST_CLASSES = 1 << 20
 _PREPROCESSING = Preprocessing((128.0,), (1 / 128,))
 _AUGMENTATION = Augmentation(crop_padding=0, horizontal_flip=False)
@@ -43,16 +28,18 @@ class StreamedSource:
         kind: ``webdataset`` or ``huggingface``.
         train: Shards or Parquet files as paths, with ``{000..146}`` for a range and ``*`` for
             anything; the folder of ``Dataset.save_to_disk``; or a `datasets.Dataset` or
-            `datasets.IterableDataset`.
+            `datasets.IterableDataset`. No file may be in two splits, or twice in one.
         test: The same for the test split.
         calibration: The same for the calibration split; taken out of ``train`` by default.
         image_size: Height and width that images are scaled to.
         grey: Whether images get one channel instead of three.
-        class_names: Needed where neither the dataset states them nor ``num_classes`` does.
+        class_names: Needed where neither the dataset states them nor ``num_classes`` does. Names
+            that files or datasets state have to be the same in all that do, whatever is given here.
         num_classes: The number of classes, which are then named 0, 1, ...
         image: The extension (``jpg``) or column (``image``) of the images.
         label: The extension (``cls``) or column (``label``) of the labels.
-        num_train: How many samples an `datasets.IterableDataset` has, unless it says so.
+        num_train: How many samples a `datasets.IterableDataset` has, unless it says so; nothing
+            else takes it.
         num_calibration: Samples of the calibration split; by default all of ``calibration``, or a
             tenth of ``train``, but not more than 5,000.
         num_test: Samples of the test split; all by default.
@@ -82,7 +69,7 @@ class StreamedSource:
     num_test: int | None = None
     fit: Fit = "crop"
     smallest_crop: float = 1.0
-    max_pixels: int = 1 << 26
+    max_pixels: int = MAX_PIXELS
     shuffle_window: int = 4096
     num_threads: int = 4
     preprocessing: Preprocessing = _PREPROCESSING
@@ -104,6 +91,20 @@ class StreamedSource:
                     wanted="a positive integer",
                     given=f"{name}={value!r}",
                 )
+        if self.num_train is not None and not is_iterable(self.train):
+            raise ArgumentError(
+                "num_train is for an IterableDataset, which may not say how many samples it has",
+                wanted="no num_train: all samples of the others are trained on",
+                given=f"num_train={self.num_train}",
+                hint="name fewer files, or give dataset.select(range(n))",
+            )
+        names = self.class_names
+        if self.num_classes is not None and names is not None and len(names) != self.num_classes:
+            raise ArgumentError(
+                "class_names and num_classes do not agree",
+                wanted="one of them",
+                given=f"{len(names)} class_names, num_classes={self.num_classes}",
+            )
         if self.num_classes is not None and self.num_classes > _MOST_CLASSES:
             raise ArgumentError(
                 "a streamed dataset has too many classes",
@@ -118,6 +119,10 @@ class StreamedSource:
                     given=f"{name}={getattr(self, name)!r}",
                 )
         _check_preprocessing(self.preprocessing, self.decoding().image_shape[2])
+
+    def columns(self) -> tuple[str, str]:
+        """The columns of images and labels, where the samples are rows of a table."""
+        return self.image or "image", self.label or "label"
 
     def decoding(self) -> Decoding:
         """What an encoded image becomes."""
@@ -182,175 +187,3 @@ def _check_preprocessing(preprocessing: Preprocessing, channels: int) -> None:
                 wanted=f"1 finite number, or {channels} (one for each channel)",
                 given=f"{name}={tuple(numbers)}",
             )
-
-
-def open_stream(
-    source: StreamedSource, *, cache: Path, seed: int = 0, progress: Progress | None = None
-) -> Splits:
-    """Opens a streamed dataset, and decodes its calibration and test splits.
-
-    Args:
-        source: The dataset.
-        cache: Where the places of samples in shards are kept.
-        seed: Decides which samples are taken for calibration, and out of a test split that is cut.
-        progress: Told about every step.
-
-    Raises:
-        DataError: The data are not usable; the error says where and why.
-        StorageError: The cache cannot be written.
-    """
-    names = source.class_names
-    if names is None and source.num_classes is not None:
-        names = tuple(map(str, range(source.num_classes)))
-    parts: dict[str, Stream] = {}
-    for part in _PARTS:
-        if getattr(source, part) is not None:
-            parts[part], names = _OPENERS[source.kind](source, part, names, cache, progress)
-    if names is None:
-        raise DataError(
-            "nobody says what the classes are",
-            wanted="class_names or num_classes",
-            where=source.name,
-        )
-    if "calibration" not in parts:
-        parts["train"], parts["calibration"] = _divided(parts["train"], source, seed)
-    if isinstance(parts["train"], ShuffledRecords):
-        check_every_class(parts["train"].labels, names, where=f"{source.name}, train split")
-    decoding = source.decoding()
-    streams = {part: _cut(parts[part], source, part, seed) for part in ("calibration", "test")}
-    num_bytes = sum(map(len, streams.values())) * math.prod(decoding.image_shape)
-    check_num_bytes(
-        num_bytes,
-        where=f"{source.name}, calibration and test split",
-        hint="set num_calibration or num_test, or a smaller image_size",
-    )
-    held = {}
-    for part, stream in streams.items():
-        with step(progress, f"decode the {part} split of {source.name}"):
-            held[part] = hold(stream, decoding, num_threads=source.num_threads)
-    return Splits(
-        name=source.name,
-        train=StreamedSplit(parts["train"], decoding, source.num_threads),
-        calibration=held["calibration"],
-        test=held["test"],
-        class_names=names,
-        preprocessing=source.preprocessing,
-        augmentation=source.augmentation,
-    )
-
-
-def _divided(train: Stream, source: StreamedSource, seed: int) -> tuple[Stream, Stream]:
-    if not isinstance(train, ShuffledRecords):
-        raise DataError(
-            "a calibration split cannot be taken out of this stream",
-            wanted="calibration",
-            where=source.name,
-            hint="dataset.take(5000) and dataset.skip(5000) divide an IterableDataset",
-        )
-    count = source.num_calibration or min(_MOST_CALIBRATION, len(train) // 10)
-    kept, taken = stratified_parts(train.labels, (len(train) - count, count), seed)
-    return train.some(kept), train.some(taken)
-
-
-def _cut(stream: Stream, source: StreamedSource, part: str, seed: int) -> Stream:
-    wanted = getattr(source, f"num_{part}")
-    if wanted is None or wanted == len(stream) or not isinstance(stream, ShuffledRecords):
-        return stream
-    if wanted > len(stream):
-        raise DataError(
-            f"the {part} split has fewer samples",
-            wanted=f"num_{part}={wanted}",
-            given=f"{len(stream)} samples",
-            where=source.name,
-        )
-    return stream.some(stratified_order(stream.labels, seed)[:wanted])
-
-
-_Opened: TypeAlias = tuple[Stream, tuple[str, ...] | None]
-
-
-def _webdataset(
-    source: StreamedSource,
-    part: str,
-    names: tuple[str, ...] | None,
-    cache: Path,
-    progress: Progress | None,
-) -> _Opened:
-    if names is None:
-        raise DataError(
-            "shards do not say what the classes are",
-            wanted="class_names or num_classes",
-            where=source.name,
-        )
-    records = read_shards(
-        find_files(_patterns(source, part), source.folder),
-        image=source.image,
-        label=source.label or "cls",
-        class_names=names,
-        cache=cache,
-        progress=progress,
-    )
-    return _shuffled(records, source, part), names
-
-
-def _huggingface(
-    source: StreamedSource,
-    part: str,
-    names: tuple[str, ...] | None,
-    cache: Path,
-    progress: Progress | None,
-) -> _Opened:
-    given, image, label = getattr(source, part), source.image or "image", source.label or "label"
-    where = f"{source.name}, {part} split"
-    window = source.shuffle_window
-    if isinstance(given, str | Path) and (source.folder / given / "state.json").is_file():
-        where = str(source.folder / given)
-        given = read_saved(source.folder / given)
-    if hasattr(given, "column_names") and hasattr(given, "__len__"):
-        found, names = from_dataset(given, image=image, label=label, class_names=names, name=where)
-        return _shuffled(found, source, part), names
-    if hasattr(given, "column_names"):
-        num_samples = getattr(source, f"num_{part}")
-        return from_iterable(
-            given,
-            image=image,
-            label=label,
-            class_names=names,
-            num_samples=num_samples,
-            window=window,
-            name=where,
-        )
-    paths = find_files(_patterns(source, part), source.folder)
-    records, names = read_parquet(paths, image=image, label=label, class_names=names, window=window)
-    return _shuffled(records, source, part), names
-
-
-def _patterns(source: StreamedSource, part: str) -> Sequence[str]:
-    given = getattr(source, part)
-    patterns = [given] if isinstance(given, str | Path) else given
-    if not isinstance(patterns, list | tuple) or not patterns:
-        raise ArgumentError(
-            "this is not where a split lies",
-            wanted="paths, or for huggingface a datasets.Dataset or datasets.IterableDataset",
-            given=type(given).__name__,
-            where=f"{source.name}, {part} split",
-        )
-    return [str(pattern) for pattern in patterns]
-
-
-def _shuffled(records: Records, source: StreamedSource, part: str) -> ShuffledRecords:
-    if len(records.labels) == 0:
-        raise DataError(
-            "there are no samples", wanted="at least one", where=f"{source.name}, {part} split"
-        )
-    return ShuffledRecords(records, np.arange(len(records.labels)), source.shuffle_window)
-
-
-_OPENERS: dict[
-    str,
-    Callable[
-        [StreamedSource, str, tuple[str, ...] | None, Path, Progress | None],
-        _Opened,
-    ],
-]
-_OPENERS = {"webdataset": _webdataset, "huggingface": _huggingface}

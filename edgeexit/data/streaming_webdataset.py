@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -31,11 +31,14 @@ from edgeexit.data.cache import exclusive, write_arrays
 from edgeexit.data.download import Progress, step
 from edgeexit.data.streaming import Positions
 from edgeexit.data.streaming_decode import MAX_IMAGE_BYTES
+from edgeexit.data.streaming_labels import check_names_differ
 from edgeexit.data.types import Labels
 from edgeexit.errors import DataError
 
 IMAGE_EXTENSIONS = ("bmp", "jpeg", "jpg", "pgm", "png", "ppm", "webp")
 _MAX_LABEL_BYTES = 256
+# Part of the names of files in the cache: what another version found is not read.
+_VERSION = 2
 # What tarfile raises for headers that were made to do harm: sizes that fit no integer or no memory,
 # long names of long names.
 _TAR_ERRORS = (
@@ -121,21 +124,33 @@ def read_shards(
         [str(path.resolve()), state.st_size, state.st_mtime_ns]
         for path, state in zip(paths, states, strict=True)
     ]
-    name = hashlib.sha256(json.dumps([facts, image, label, class_names]).encode()).hexdigest()
-    target = cache / "shards" / f"{name}.npz"
-    with exclusive(target.with_suffix(".lock")):
-        table = _kept(target)
-        if table is None:
-            images = IMAGE_EXTENSIONS if image is None else (image.lower(),)
-            found: list[NDArray[np.int64]] = []
-            with step(progress, f"read the headers of {len(paths)} shards"):
-                for number, path in enumerate(paths):
-                    rows = list(_samples(path, images, label.lower(), class_names))
-                    column = np.full((len(rows), 1), number, np.int64)
-                    found.append(np.hstack([column, np.array(rows, np.int64).reshape(-1, 4)]))
-            table = np.concatenate(found) if found else np.empty((0, 5), np.int64)
-            write_arrays(target, {"samples": table})
+    key = json.dumps([_VERSION, facts, image, label, class_names])
+    target = cache / "shards" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
+    # A cache that holds them need not be one that can be written.
+    table = _kept(target)
+    if table is None:
+        with exclusive(target.with_suffix(".lock")):
+            # Another process may have found them while this one waited.
+            table = _kept(target)
+            if table is None:
+                images = IMAGE_EXTENSIONS if image is None else (image.lower(),)
+                with step(progress, f"read the headers of {len(paths)} shards"):
+                    table = _found(paths, images, label.lower(), class_names)
+                write_arrays(target, {"samples": table})
     return TarRecords(paths, table[:, 1].copy(), table[:, 0].copy(), table[:, 2:].copy())
+
+
+def _found(
+    paths: tuple[Path, ...], images: tuple[str, ...], label: str, class_names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """For each sample its shard and what `_samples` says of it, int64 ``[num_samples, 5]``."""
+    known = {name: number for number, name in enumerate(class_names)}
+    tables = [np.empty((0, 5), np.int64)]
+    for number, path in enumerate(paths):
+        rows = list(_samples(path, images, label, class_names, known))
+        column = np.full((len(rows), 1), number, np.int64)
+        tables.append(np.hstack([column, np.array(rows, np.int64).reshape(-1, 4)]))
+    return np.concatenate(tables)
 
 
 def _kept(target: Path) -> NDArray[np.int64] | None:
@@ -149,7 +164,11 @@ def _kept(target: Path) -> NDArray[np.int64] | None:
 
 
 def _samples(
-    path: Path, images: tuple[str, ...], label: str, class_names: tuple[str, ...]
+    path: Path,
+    images: tuple[str, ...],
+    label: str,
+    class_names: tuple[str, ...],
+    known: Mapping[str, int],
 ) -> Iterator[tuple[int, int, int, int]]:
     """For each sample of a shard: label, header, start and size of the image."""
     key: str | None = None
@@ -161,7 +180,7 @@ def _samples(
                 if extension is None or this.startswith("__"):
                     continue
                 if this != key and parts:
-                    yield _sample(file, path, key, parts, class_names)
+                    yield _sample(file, path, key, parts, class_names, known)
                     parts = {}
                 key = this
                 kind = "image" if extension in images else "label" if extension == label else None
@@ -173,7 +192,7 @@ def _samples(
                     )
                 parts |= {kind: member} if kind else {}
             if parts:
-                yield _sample(file, path, key, parts, class_names)
+                yield _sample(file, path, key, parts, class_names, known)
     except _TAR_ERRORS as exc:
         raise DataError(
             "the shard cannot be read",
@@ -203,11 +222,20 @@ def _members(archive: tarfile.TarFile, file: IO[bytes], path: Path) -> Iterator[
                     where=f"{path}, {member.name}",
                 )
             yield member
-    # tarfile takes a damaged header for the end.
+    # tarfile takes a damaged header for the end, and the end of the file for the end mark.
     file.seek(archive.offset)
-    if any(file.read(tarfile.BLOCKSIZE)):
+    block = file.read(tarfile.BLOCKSIZE)
+    if any(block):
         raise DataError(
             "the shard is damaged", wanted="a header", where=f"{path}, byte {archive.offset}"
+        )
+    if len(block) < tarfile.BLOCKSIZE:
+        raise DataError(
+            "the shard ends without its end mark",
+            wanted=f"{tarfile.BLOCKSIZE} bytes of zeros",
+            given=f"{len(block)} bytes",
+            where=f"{path}, byte {archive.offset}",
+            hint="copy the shard again: it may have been cut short",
         )
 
 
@@ -217,6 +245,7 @@ def _sample(
     key: str | None,
     parts: dict[str, tarfile.TarInfo],
     class_names: tuple[str, ...],
+    known: Mapping[str, int],
 ) -> tuple[int, int, int, int]:
     where = f"{path}, {key}"
     if parts.keys() != {"image", "label"}:
@@ -239,8 +268,9 @@ def _sample(
     file.seek(label.offset_data)
     text = file.read(label.size).decode("utf-8", "replace").strip()
     number = int(text) if text.isascii() and text.isdecimal() else None
-    if number is None and text in class_names:
-        number = class_names.index(text)
+    if number is None:
+        check_names_differ(class_names, known, where)
+        number = known.get(text)
     if number is None or number >= len(class_names):
         raise DataError(
             "a label is not one of the classes",

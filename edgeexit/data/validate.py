@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,40 @@ def check_samples(
     _check_image_shape(images.shape[1:], image_shape, where)
     _check_finite(images, where)
     _check_range(labels, num_classes, where)
+
+
+def agreed_classes(
+    stated: Iterable[tuple[object, Sequence[str] | None]],
+) -> tuple[str, ...] | None:
+    """The class names of parts that each number their labels by their own.
+
+    Args:
+        stated: For each part where it is, and the class names that it states, if it does.
+
+    Raises:
+        DataError: Two parts state other classes, or the same in another order.
+    """
+    first: tuple[str, ...] | None = None
+    for where, names in stated:
+        if names is None:
+            continue
+        first = tuple(names) if first is None else first
+        if tuple(names) != first:
+            shared = min(len(names), len(first))
+            at = next((n for n in range(shared) if names[n] != first[n]), shared)
+            raise DataError(
+                "the parts do not have the same classes",
+                wanted=_class_at(at, first),
+                given=_class_at(at, names),
+                where=where,
+                hint="number the labels of all parts by the same class names",
+            )
+    return first
+
+
+def _class_at(number: int, names: Sequence[str]) -> str:
+    there = f"{number} is {names[number]!r}" if number < len(names) else f"no {number}"
+    return f"{len(names)} classes, {there}"
 
 
 def check_every_class(labels: Labels, class_names: Sequence[str], *, where: object) -> None:

@@ -81,10 +81,16 @@ def test_sources_are_tried_in_order_until_one_delivers(
     caplog.set_level(logging.INFO)
     write_folder(tmp_path / "there", made_up())
     told: list[str] = []
-    both = recipe(source(tmp_path / "missing"), source(tmp_path / "there"))
-    arrays = fetch_arrays(both, tmp_path / "cache", lambda what, *_: told.append(what))
+    # Nothing listens there, and an earlier try has left a part of the archive.
+    archive = Archive("http://127.0.0.1:9/made-up.tar.gz", 100, "0" * 64)
+    broken = Source("url", "idx_gzip", (archive,), {"train_images": ("a",)})
+    (tmp_path / "cache/datasets").mkdir(parents=True)
+    (tmp_path / "cache/datasets/made-up.tar.gz.part").write_bytes(b"half")
+    all_three = recipe(source(tmp_path / "missing"), broken, source(tmp_path / "there"))
+    arrays = fetch_arrays(all_three, tmp_path / "cache", lambda what, *_: told.append(what))
     assert same(arrays, made_up())
     assert "folder does not exist" in caplog.text
+    assert "source url failed: the download broke off" in caplog.text
     assert told[-1] == "write made-up.npz"
     # From here on the sources are not asked.
     assert same(fetch_arrays(recipe(), tmp_path / "cache"), made_up())
@@ -241,6 +247,9 @@ def gz(content: bytes) -> bytes:
         ("png_sheets", b"not a png", "a PNG image"),
         ("idx_gzip", b"not gzip", "a gzip file"),
         ("idx_gzip", gz(b"\0\0\x0d\3" + bytes(12)), "an IDX file of uint8"),
+        ("idx_gzip", gz(b"\0\0\x08"), "an IDX file of uint8"),
+        ("idx_gzip", gz(b"\0\0\x08\3\0\0"), "the lengths of 3 axes"),
+        ("idx_gzip", gz(b"\0\0\x08\3" + b"\xff" * 12), "at most 536870912 bytes"),
         ("idx_gzip", gz(b"\0\0\x08\3" + struct.pack(">III", 9, 2, 2) + bytes(4)), "36 bytes of d"),
         ("idx_gzip", gz(b"\0\0\x08\3" + struct.pack(">III", 1, 2, 2) + bytes(9)), "4 bytes of d"),
         ("idx_gzip", gz(b"\0\0\x08\3" + struct.pack(">III", 1, 1, 4) + bytes(4)), "images of"),
@@ -252,6 +261,17 @@ def test_a_file_of_another_format_is_an_error(
 ) -> None:
     with pytest.raises(FetchError, match=rf"(?s)another format.*{wanted}"):
         decode_one(format_name, content)
+
+
+def test_labels_with_axes_of_their_own_are_an_error() -> None:
+    images = gz(b"\0\0\x08\3" + struct.pack(">III", 1, 2, 2) + bytes(4))
+    labels = gz(b"\0\0\x08\2" + struct.pack(">II", 1, 1) + bytes(1))
+    with pytest.raises(FetchError, match=r"(?s)another format.*labels of shape \(\)"):
+        decode(
+            dataclasses.replace(recipe(), image_shape=(2, 2, 1)),
+            Source("url", "idx_gzip", (), {role: (role,) for role in ROLES}),
+            lambda name: labels if name.endswith("labels") else images,
+        )
 
 
 @pytest.mark.parametrize("labels", [b"{", b'{"a": 1}', b"[1, 2.5]", b"[256]", b"[-1]", b"[true]"])

@@ -204,6 +204,7 @@ def npy(shape: str, content: bytes, descr: str = "'|u1'") -> bytes:
         (npy("(1,)", bytes(8), "'|O'"), "Python objects are never loaded"),
         (npy("(1,)", bytes(8), "[('a', '<u8')]"), "another kind than numbers"),
         (npy("(1,)", bytes(8), "'<M8[s]'"), "another kind than numbers"),
+        (npy("(1000000000000,)", b"", "'<U0'"), "another kind than numbers.*<U0"),
         (npy("(__import__('os').getpid(),)", bytes(8)), "cannot be read"),
         (b"\x93NUMPY\3\0" + bytes(60), "named fields"),
         (b"\x93NUMPY\1\0\1\0{", "cannot be read.*TokenError"),
@@ -346,6 +347,34 @@ def test_folders_that_are_no_dataset(tmp_path: Path, image_module: Any) -> None:
         load(tmp_path)
 
 
+def test_images_are_turned_as_their_exif_data_say(tmp_path: Path, image_module: Any) -> None:
+    exif = image_module.Exif()
+    exif[274] = 6
+    # Stored on its side: what is left here is seen on top.
+    stored = np.zeros((5, 4, 3), np.uint8)
+    stored[:, :2] = 200
+    for name in ("a", "b"):
+        write_images(image_module, tmp_path / name, 9)
+        image_module.fromarray(stored).save(tmp_path / name / "9.png", exif=exif)
+    splits = load(tmp_path)
+    assert splits.image_shape == SHAPE
+    turned = [
+        image for part in splits.parts().values() for image in part[:].images if image.max() == 200
+    ]
+    assert len(turned) == 2
+    assert all((image[:2] == 200).all() and (image[2:] == 0).all() for image in turned)
+
+
+def test_parts_of_other_names_are_an_error(tmp_path: Path, image_module: Any) -> None:
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            write_images(image_module, tmp_path / part / name, 4)
+    with pytest.raises(
+        DataError, match=r"(?s)holds folders instead.*called train and test.*given: train, val"
+    ):
+        load(tmp_path)
+
+
 def test_an_image_that_is_cut_short_is_an_error(tmp_path: Path, image_module: Any) -> None:
     write_images(image_module, tmp_path / "a", 2)
     noise = np.random.RandomState(0).randint(0, 256, SHAPE).astype(np.uint8)
@@ -402,6 +431,27 @@ def test_a_dict_of_datasets() -> None:
     assert np.array_equal(splits.test.images, test)
     with pytest.raises(ArgumentError, match=r"(?s)train, test and perhaps.*given: train, val"):
         load({"train": Pairs(pairs(train)), "val": Pairs(pairs(test))})
+
+
+@pytest.mark.parametrize("part", ["test", "calibration"])
+def test_datasets_that_state_other_classes_are_an_error(part: str) -> None:
+    class Other(Pairs):
+        classes = ("dog", "cat")
+
+    given: dict[str, Pairs] = {
+        "train": Named(pairs(images(36))),
+        "test": Pairs(pairs(images(6))),
+        part: Other(pairs(images(6))),
+    }
+    with pytest.raises(
+        DataError, match=rf"(?s)same classes.*{part} split.*wanted: .*0 is 'cat'.*0 is 'dog'"
+    ):
+        load(given)
+
+
+def test_class_names_may_be_stated_by_any_part() -> None:
+    given = {"train": Pairs(pairs(images(36))), "test": Named(pairs(images(6)))}
+    assert load(given).class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

@@ -47,11 +47,12 @@ def write_shard(path: Path, numbers: range) -> None:
 def data(tmp_path: Path) -> Splits:
     for start in range(0, NUM_TRAIN, PER_SHARD):
         write_shard(tmp_path / f"train-{start}.tar", range(start, start + PER_SHARD))
-    write_shard(tmp_path / "test.tar", range(100, 112))
+    write_shard(tmp_path / "calibration.tar", range(100, 112))
+    write_shard(tmp_path / "test.tar", range(200, 212))
     source = StreamedSource(
         kind="webdataset",
         train="train-*.tar",
-        calibration="test.tar",
+        calibration="calibration.tar",
         test="test.tar",
         image_size=(8, 8),
         class_names=("a", "b", "c"),
