@@ -158,9 +158,10 @@ def show_report(out: Console, report: Report) -> None:
             f"{device.cpu or 'unknown processor'} ({device.num_cpus} CPUs, {device.system})",
         )
     )
+    turns = "" if report.static is None else " in turns with the network without early exits"
     out.print(
-        f"{report.num_samples:,} samples one by one, {report.rounds} rounds in turns with the "
-        f"network without early exits, after {report.warmup} warm-up runs; times are measured"
+        f"{report.num_samples:,} samples one by one, {report.rounds} rounds{turns}, "
+        f"after {report.warmup} warm-up runs; times are measured"
     )
     whole = table("From raw image to answer", *_TIMES, "accuracy", "MACs")
     whole.add_row(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import ArgumentError, DataError
 from edgeexit.profiling.report import Device, ExitProfile, Report, SegmentProfile, measured
 from edgeexit.runtime.bundle import Bundle
-from edgeexit.runtime.engines import ENGINES
+from edgeexit.runtime.engines import ENGINES, engine_info, needed_artifacts
 from edgeexit.runtime.session import Session
 from edgeexit.types import Result
 
@@ -137,10 +137,8 @@ def profile_host(
 
 def _static_session(bundle: Bundle, engine: str, num_threads: int) -> Session | None:
     """The network without early exits, or None where the bundle does not carry it."""
-    if engine in ENGINES:
-        backend = ENGINES[engine].backend
-        if not any(a.segment is None for a in bundle.manifest.artifacts if a.backend == backend):
-            return None
+    if not needed_artifacts(bundle.manifest, engine_info(engine).backend, static=True):
+        return None
     return Session(bundle, engine=engine, num_threads=num_threads, static=True)
 
 

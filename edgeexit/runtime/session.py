@@ -35,7 +35,7 @@ from edgeexit.runtime.decision import (
     exp_table,
     row_sum,
 )
-from edgeexit.runtime.engines import Engine, engine_info, load_engine
+from edgeexit.runtime.engines import Engine, engine_info, load_engine, needed_artifacts
 from edgeexit.runtime.preprocess import Preprocessor
 from edgeexit.types import DecisionSpec, OperatingPoint, Result, SegmentSpec
 
@@ -102,11 +102,7 @@ class Session:
         self.static = static
         manifest = self.bundle.manifest
         backend = engine_info(engine).backend
-        wanted = [
-            artifact
-            for artifact in manifest.artifacts
-            if artifact.backend == backend and (artifact.segment is None) == static
-        ]
+        wanted = needed_artifacts(manifest, backend, static=static)
         self.engine = load_engine(
             engine,
             wanted,
