@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -56,6 +56,7 @@ _UNDER_QEMU = ("target", "cost_profile", "cmsis_nn")
 )
 @click.option(
     "--on",
+    type=click.Choice(["host", "qemu"]),
     default="host",
     show_default=True,
     help="'host' is this machine, 'qemu' an emulated microcontroller.",
@@ -131,20 +132,22 @@ def command(
                 cost_profile=cost_profile,
                 cmsis_nn=cmsis_nn,
             )
-            emit(emulated, as_json=as_json, show=lambda out: show_qemu(out, emulated))
-            return
-        result = profile(
-            opened,
-            samples.images,
-            samples.labels,
-            on=cast(Literal["host"], on),
-            engine=engine,
-            operating_point=point,
-            num_threads=threads,
-            warmup=warmup,
-            rounds=rounds,
-        )
-    emit(result, as_json=as_json, show=lambda out: show_report(out, result))
+        else:
+            measured = profile(
+                opened,
+                samples.images,
+                samples.labels,
+                engine=engine,
+                operating_point=point,
+                num_threads=threads,
+                warmup=warmup,
+                rounds=rounds,
+            )
+    # After the bars, which hold standard output while they are shown.
+    if on == "qemu":
+        emit(emulated, as_json=as_json, show=lambda out: show_qemu(out, emulated))
+    else:
+        emit(measured, as_json=as_json, show=lambda out: show_report(out, measured))
 
 
 def show_report(out: Console, report: Report) -> None:

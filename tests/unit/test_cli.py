@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +382,28 @@ def test_data_of_other_classes(
 def test_options_that_would_be_ignored(cli: Cli, words: str, option: str) -> None:
     told = cli.json(*words.split(), code=1)
     assert (told["error"], told["given"]) == ("ArgumentError", option)
+
+
+@pytest.mark.parametrize("on", ["host", "qemu"])
+def test_a_profile_goes_to_standard_output(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path, on: str
+) -> None:
+    @contextlib.contextmanager
+    def bars() -> Iterator[Any]:
+        # As rich's do, on a terminal.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield lambda *_: None
+
+    monkeypatch.setattr("edgeexit.cli.profile.progress", bars)
+    monkeypatch.setattr("edgeexit.profiling.profile", lambda *_, **__: {"num_samples": 4})
+    told = cli.json("profile", bundle_folder, "--data", grey_data, "--on", on)
+    assert told == {"num_samples": 4}
+
+
+def test_a_device_that_there_is_not_is_wrong_usage(cli: Cli) -> None:
+    told = cli.json("profile", "absent.eexit", "--data", "absent.npz", "--on", "toaster", code=2)
+    assert told["error"] == "UsageError"
+    assert "'host', 'qemu'" in told["problem"]
 
 
 def test_run_on_nothing_is_wrong_usage(cli: Cli, bundle_folder: Path) -> None:
