@@ -144,6 +144,14 @@ def test_collector_is_as_it_was(world: World, bundle_folder: Path) -> None:
         ({"samples": FOUR[:0]}, "samples must be at least 1"),
         ({"labels": LABELS[:2]}, r"differ in length(.|\n)*wanted: 4 labels"),
         ({"on": "toaster"}, r"on 'toaster'(.|\n)*wanted: on='host'"),
+        ({"target": "m4"}, r"(?s)host does not take target.*wanted: on='qemu'.*target='m4'"),
+        ({"cost_profile": "1v8"}, "host does not take cost_profile"),
+        ({"num_counted": 3}, "host does not take num_counted"),
+        ({"cmsis_nn": Path("x")}, "host does not take cmsis_nn"),
+        ({"on": "qemu", "engine": "litert"}, r"(?s)qemu does not take engine.*wanted: on='host'"),
+        ({"on": "qemu", "num_threads": 1}, "qemu does not take num_threads"),
+        ({"on": "qemu", "warmup": 0}, r"(?s)qemu does not take warmup.*given: warmup=0"),
+        ({"on": "qemu", "rounds": 5}, "qemu does not take rounds"),
     ],
 )
 def test_bad_arguments(
