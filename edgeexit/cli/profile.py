@@ -15,6 +15,7 @@ from edgeexit.cli.output import (
     emit,
     json_option,
     line,
+    number_of_samples,
     percent,
     progress,
     table,
@@ -120,6 +121,7 @@ def command(
         splits = data.load(source, progress=report)
         check_classes(opened.manifest, splits.class_names, source)
         samples = splits.parts()[split][:limit]
+        dataset = f"{source}/{split}"
         report(f"profile on {on}", 0, 0)
         if on == "qemu":
             emulated = profile(
@@ -128,6 +130,7 @@ def command(
                 samples.labels,
                 on="qemu",
                 operating_point=point,
+                dataset=dataset,
                 target=target,
                 cost_profile=cost_profile,
                 cmsis_nn=cmsis_nn,
@@ -139,6 +142,7 @@ def command(
                 samples.labels,
                 engine=engine,
                 operating_point=point,
+                dataset=dataset,
                 num_threads=threads,
                 warmup=warmup,
                 rounds=rounds,
@@ -163,8 +167,8 @@ def show_report(out: Console, report: Report) -> None:
     )
     turns = "" if report.static is None else " in turns with the network without early exits"
     out.print(
-        f"{report.num_samples:,} samples one by one, {report.rounds} rounds{turns}, "
-        f"after {report.warmup} warm-up runs; times are measured"
+        f"{number_of_samples(report.num_samples, report.dataset)} one by one, {report.rounds} "
+        f"rounds{turns}, after {report.warmup} warm-up runs; times are measured"
     )
     whole = table("From raw image to answer", *_TIMES, "accuracy", "MACs")
     whole.add_row(

@@ -31,6 +31,7 @@ def profile(
     on: Literal["host"] = "host",
     engine: str = "litert",
     operating_point: str | None = None,
+    dataset: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -45,6 +46,7 @@ def profile(
     *,
     on: Literal["qemu"],
     operating_point: str | None = None,
+    dataset: str | None = None,
     target: Target | str | None = None,
     cost_profile: str | None = None,
     num_counted: int = 3,
@@ -59,6 +61,7 @@ def profile(
     *,
     on: str = "host",
     operating_point: str | None = None,
+    dataset: str | None = None,
     engine: str | None = None,
     num_threads: int | None = None,
     warmup: int | None = None,
@@ -79,6 +82,7 @@ def profile(
         on: ``host`` is this machine, and times are measured. ``qemu`` is the emulated core of a
             microcontroller, and instructions are counted.
         operating_point: One of the bundle's points; ``balanced``, or the first, by default.
+        dataset: What the report calls the samples: a data set and its split.
         engine: On the host: what executes the segments; ``litert`` by default.
         num_threads: On the host: threads that the engine may use; 1 by default.
         warmup: On the host: runs of each network before anything is measured; 50 by default.
@@ -120,7 +124,7 @@ def profile(
                 given=f"{name}={value!r}",
             )
     options: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
-    options["operating_point"] = operating_point
+    options |= {"operating_point": operating_point, "dataset": dataset}
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if on == "qemu":
         # Here, so that the host's profile needs nothing of the C backend.

@@ -35,6 +35,7 @@ def profile_host(
     *,
     engine: str = "litert",
     operating_point: str | None = None,
+    dataset: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -49,6 +50,7 @@ def profile_host(
         labels: int64 ``[num_samples]``; without them the report has no accuracy.
         engine: What executes the segments.
         operating_point: One of the bundle's points; ``balanced``, or the first, if None.
+        dataset: What the report calls the samples: a data set and its split.
         num_threads: Threads that the engine may use.
         warmup: Runs of each network before anything is measured.
         rounds: How often every sample is measured, end to end and then by segment.
@@ -106,6 +108,7 @@ def profile_host(
     return Report(
         bundle=manifest.name,
         operating_point=str(chain.operating_point),
+        dataset=dataset,
         device=_device(engine, num_threads),
         num_samples=len(samples),
         warmup=warmup,

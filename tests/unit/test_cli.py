@@ -395,9 +395,9 @@ def test_a_profile_goes_to_standard_output(
             yield lambda *_: None
 
     monkeypatch.setattr("edgeexit.cli.profile.progress", bars)
-    monkeypatch.setattr("edgeexit.profiling.profile", lambda *_, **__: {"num_samples": 4})
+    monkeypatch.setattr("edgeexit.profiling.profile", lambda *_, **given: given["dataset"])
     told = cli.json("profile", bundle_folder, "--data", grey_data, "--on", on)
-    assert told == {"num_samples": 4}
+    assert told == f"{grey_data}/test"
 
 
 def test_a_device_that_there_is_not_is_wrong_usage(cli: Cli) -> None:
