@@ -136,7 +136,13 @@ def test_interrupt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "message"), [("torch", "edgeexit[compile]"), ("tomllib", "Python 3.11 or newer")]
+    ("module", "message"),
+    [
+        ("torch", "edgeexit[compile]"),
+        ("flatbuffers", "edgeexit[compile]"),
+        ("ai_edge_litert.schema_py_generated", "edgeexit[compile]"),
+        ("tomllib", "Python 3.11 or newer"),
+    ],
 )
 def test_what_is_not_installed_is_named(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, module: str, message: str
