@@ -547,9 +547,38 @@ def test_a_function_that_does_not_do(
         load(f"{networks}:{function}")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import nothere", "ModuleNotFoundError: No module named 'nothere'"),
+        ("import broken", "ModuleNotFoundError: No module named 'broken'"),
+        ("from edgeexit import attach_exit", "ImportError: cannot import name 'attach_exit'"),
+        ("def f(:", "SyntaxError: .*line 1"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    # "broken" is no package around this one, although its name begins so.
+    (tmp_path / "broken_module.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ModelError, match=rf"(?s)cannot be imported.*broken_module:f.*{message}"):
+        load("broken_module:f")
+
+
+@pytest.mark.parametrize("name", [":f", "networks_of_mine:", ".networks_of_mine:good", ":"])
+def test_a_function_without_its_module(name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"(?s)named with its module.*package.module:function"):
+        load(name)
+
+
 def test_a_module_that_is_not_there(networks: str) -> None:
     with pytest.raises(ArgumentError, match="no module 'network_of_mine'"):
         load("network_of_mine:good")
+    with pytest.raises(ArgumentError, match=r"no module 'network_of_mine\.tiny'"):
+        load("network_of_mine.tiny:good")
     with pytest.raises(ArgumentError, match="networks of the zoo"):
         load(f"{networks}:good", weights="cifar10")
 
