@@ -6,6 +6,7 @@ EdgeExitError
  |- DataError                 a dataset, split or sample is not usable
  |   `- FetchError            a download failed or did not have the expected content
  |- CheckpointError           a checkpoint is missing, damaged or of another run
+ |- TrainingError             a training cannot go on
  |- TargetError               a target is unknown, or a program does not fit it
  |- CompileError              a compiler pass could not do its work
  |   |- ExportError           the model is not one static graph

@@ -41,7 +41,10 @@ _EXTRAS = {
     "PIL": "images",
     "matplotlib": "report",
     **dict.fromkeys(
-        ("accelerate", "executorch", "nncf", "safetensors", "torch", "torchao"),
+        (
+            *("accelerate", "ai_edge_litert", "executorch", "flatbuffers", "nncf"),
+            *("safetensors", "torch", "torchao"),
+        ),
         "compile",
     ),
 }

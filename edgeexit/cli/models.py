@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = "model.json"
 _MAX_DESCRIPTION_BYTES = 1 << 16
+_FUNCTION = "package.module:function"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def build_model(model: ModelName, *, weights: str | None = None) -> MultiExitMod
 
     Raises:
         ArgumentError: There is no such network, function or weights.
-        ModelError: The function did not return a network with exits.
+        ModelError: The module cannot be imported, or the function failed or did not return a
+            network with exits.
     """
     if ":" not in model.name:
         from edgeexit.nn import zoo
@@ -226,24 +228,35 @@ def _call(name: str) -> MultiExitModel:
     from edgeexit.nn.model import MultiExitModel
 
     module_name, _, function_name = name.partition(":")
+    if not function_name or not module_name or module_name.startswith("."):
+        raise ArgumentError(
+            "a function is named with its module", wanted=_FUNCTION, given=repr(name)
+        )
     # As `python -m` does: a module beside the user is found, an installed command otherwise not.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not module_name.startswith(exc.name):
-            raise
-        raise ArgumentError(
-            f"there is no module {module_name!r}",
-            wanted="package.module:function, importable from this folder",
-            given=name,
+    except EdgeExitError:
+        raise
+    except Exception as exc:
+        # The module or a package around it; what it imports itself is another matter.
+        if isinstance(exc, ModuleNotFoundError) and f"{module_name}.".startswith(f"{exc.name}."):
+            raise ArgumentError(
+                f"there is no module {module_name!r}",
+                wanted=f"{_FUNCTION}, importable from this folder",
+                given=name,
+            ) from exc
+        raise ModelError(
+            "the module of the network cannot be imported",
+            given=f"{type(exc).__name__}: {exc}",
+            where=name,
         ) from exc
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ArgumentError(
             f"module {module_name!r} has no function {function_name!r}",
-            wanted="package.module:function",
+            wanted=_FUNCTION,
             given=name,
             where=module.__file__,
         )

@@ -133,6 +133,11 @@ class _LinesOfProgress:
             click.echo(what, err=True)
 
 
+def number_of_samples(number: int, dataset: str | None) -> str:
+    """How many samples, and of what where that is known."""
+    return f"{number:,} samples" + ("" if dataset is None else f" of {dataset}")
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage; a missing one as a dash."""
     return "-" if share is None else f"{100 * share:.2f} %"

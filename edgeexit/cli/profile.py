@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from edgeexit.cli.output import (
     emit,
     json_option,
     line,
+    number_of_samples,
     percent,
     progress,
     table,
@@ -56,6 +57,7 @@ _UNDER_QEMU = ("target", "cost_profile", "cmsis_nn")
 )
 @click.option(
     "--on",
+    type=click.Choice(["host", "qemu"]),
     default="host",
     show_default=True,
     help="'host' is this machine, 'qemu' an emulated microcontroller.",
@@ -119,6 +121,7 @@ def command(
         splits = data.load(source, progress=report)
         check_classes(opened.manifest, splits.class_names, source)
         samples = splits.parts()[split][:limit]
+        dataset = f"{source}/{split}"
         report(f"profile on {on}", 0, 0)
         if on == "qemu":
             emulated = profile(
@@ -127,24 +130,28 @@ def command(
                 samples.labels,
                 on="qemu",
                 operating_point=point,
+                dataset=dataset,
                 target=target,
                 cost_profile=cost_profile,
                 cmsis_nn=cmsis_nn,
             )
-            emit(emulated, as_json=as_json, show=lambda out: show_qemu(out, emulated))
-            return
-        result = profile(
-            opened,
-            samples.images,
-            samples.labels,
-            on=cast(Literal["host"], on),
-            engine=engine,
-            operating_point=point,
-            num_threads=threads,
-            warmup=warmup,
-            rounds=rounds,
-        )
-    emit(result, as_json=as_json, show=lambda out: show_report(out, result))
+        else:
+            measured = profile(
+                opened,
+                samples.images,
+                samples.labels,
+                engine=engine,
+                operating_point=point,
+                dataset=dataset,
+                num_threads=threads,
+                warmup=warmup,
+                rounds=rounds,
+            )
+    # After the bars, which hold standard output while they are shown.
+    if on == "qemu":
+        emit(emulated, as_json=as_json, show=lambda out: show_qemu(out, emulated))
+    else:
+        emit(measured, as_json=as_json, show=lambda out: show_report(out, measured))
 
 
 def show_report(out: Console, report: Report) -> None:
@@ -158,9 +165,10 @@ def show_report(out: Console, report: Report) -> None:
             f"{device.cpu or 'unknown processor'} ({device.num_cpus} CPUs, {device.system})",
         )
     )
+    turns = "" if report.static is None else " in turns with the network without early exits"
     out.print(
-        f"{report.num_samples:,} samples one by one, {report.rounds} rounds in turns with the "
-        f"network without early exits, after {report.warmup} warm-up runs; times are measured"
+        f"{number_of_samples(report.num_samples, report.dataset)} one by one, {report.rounds} "
+        f"rounds{turns}, after {report.warmup} warm-up runs; times are measured"
     )
     whole = table("From raw image to answer", *_TIMES, "accuracy", "MACs")
     whole.add_row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeexit.cli.output import count, line, percent, table
+from edgeexit.cli.output import count, line, number_of_samples, percent, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +26,8 @@ def show_qemu(out: Console, profile: QemuProfile) -> None:
     if profile.note:
         out.print(profile.note)
     out.print(
-        f"{chain.num_samples:,} samples, {chain.num_counted} of them layer by layer; instructions "
-        "are measured and exact"
+        f"{number_of_samples(chain.num_samples, profile.dataset)}, {chain.num_counted} of them "
+        "layer by layer; instructions are measured and exact"
         + (f", times and energies are modelled ({profile.cost_profile})" if chain.mean_cost else "")
     )
     _show_whole(out, profile)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
 from edgeexit.resources import resource_folder
@@ -91,6 +89,8 @@ def parse_recipe(path: Path) -> Recipe:
     Raises:
         DataError: A field is missing or has another meaning than this version knows.
     """
+    import tomllib  # here, because Python 3.10 has none, and runs bundles
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         if table["schema"] != _SCHEMA:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import tomllib
-
 from edgeexit.data.streaming_decode import MAX_PIXELS, Decoding, Fit
 from edgeexit.data.streaming_huggingface import is_iterable
 from edgeexit.data.types import Augmentation, Preprocessing
@@ -142,6 +140,8 @@ def read_source(path: Path) -> StreamedSource:
         DataError: The file is not TOML, or a field is missing, unknown or of the wrong type.
         ArgumentError: A field is out of range, or of the wrong type where Python would accept it.
     """
+    import tomllib  # here, because Python 3.10 has none, and runs bundles
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         unknown = table.keys() - {field.name for field in fields(StreamedSource)} | (

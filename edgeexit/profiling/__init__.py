@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ def profile(
     on: Literal["host"] = "host",
     engine: str = "litert",
     operating_point: str | None = None,
+    dataset: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -45,6 +46,7 @@ def profile(
     *,
     on: Literal["qemu"],
     operating_point: str | None = None,
+    dataset: str | None = None,
     target: Target | str | None = None,
     cost_profile: str | None = None,
     num_counted: int = 3,
@@ -58,17 +60,20 @@ def profile(
     labels: NDArray[np.int64] | None = None,
     *,
     on: str = "host",
-    engine: str = "litert",
     operating_point: str | None = None,
-    num_threads: int = 1,
-    warmup: int = 50,
-    rounds: int = 5,
+    dataset: str | None = None,
+    engine: str | None = None,
+    num_threads: int | None = None,
+    warmup: int | None = None,
+    rounds: int | None = None,
     target: Target | str | None = None,
     cost_profile: str | None = None,
-    num_counted: int = 3,
+    num_counted: int | None = None,
     cmsis_nn: Path | None = None,
 ) -> Report | QemuProfile:
     """Profiles a bundle on a device.
+
+    What is None takes its default.
 
     Args:
         bundle: A bundle, or its folder.
@@ -76,18 +81,21 @@ def profile(
         labels: Their classes, int64 ``[num_samples]``; without them no accuracy is reported.
         on: ``host`` is this machine, and times are measured. ``qemu`` is the emulated core of a
             microcontroller, and instructions are counted.
-        engine: On the host: what executes the segments.
-        operating_point: One of the bundle's points; ``balanced``, or the first, if None.
-        num_threads: On the host: threads that the engine may use.
-        warmup: On the host: runs of each network before anything is measured.
-        rounds: On the host: how often every sample is measured.
+        operating_point: One of the bundle's points; ``balanced``, or the first, by default.
+        dataset: What the report calls the samples: a data set and its split.
+        engine: On the host: what executes the segments; ``litert`` by default.
+        num_threads: On the host: threads that the engine may use; 1 by default.
+        warmup: On the host: runs of each network before anything is measured; 50 by default.
+        rounds: On the host: how often every sample is measured; 5 by default.
         target: Under QEMU: the microcontroller; the bundle's own by default.
         cost_profile: Under QEMU: one of the target's, for times and energies; its first by default.
-        num_counted: Under QEMU: how many samples also run every segment, for counts by layer.
+        num_counted: Under QEMU: how many samples also run every segment, for counts by layer; 3 by
+            default.
         cmsis_nn: Under QEMU: CMSIS-NN's root; the extra ``mcu`` brings one.
 
     Raises:
-        ArgumentError: ``on`` is unknown, or a number or shape does not fit.
+        ArgumentError: ``on`` is unknown or does not take an argument that is given, or a number or
+            shape does not fit.
         BundleError: The bundle is not whole, or holds nothing for the device.
         TargetError: The target is unknown, or cannot be emulated.
         EngineError: The engine, the compiler or QEMU is missing or failed.
@@ -98,28 +106,29 @@ def profile(
             wanted="on='host' or on='qemu'",
             given=f"{on=}",
         )
+    for_host = {"engine": engine, "num_threads": num_threads, "warmup": warmup, "rounds": rounds}
+    for_qemu = {
+        "target": target,
+        "cost_profile": cost_profile,
+        "num_counted": num_counted,
+        "cmsis_nn": cmsis_nn,
+    }
+    own, foreign, other = (
+        (for_host, for_qemu, "qemu") if on == "host" else (for_qemu, for_host, "host")
+    )
+    for name, value in foreign.items():
+        if value is not None:
+            raise ArgumentError(
+                f"a profile on {on} does not take {name}",
+                wanted=f"on={other!r}",
+                given=f"{name}={value!r}",
+            )
+    options: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    options |= {"operating_point": operating_point, "dataset": dataset}
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if on == "qemu":
         # Here, so that the host's profile needs nothing of the C backend.
         from edgeexit.profiling.qemu.bundle import profile_bundle_qemu
 
-        return profile_bundle_qemu(
-            opened,
-            samples,
-            labels,
-            target=target,
-            operating_point=operating_point,
-            cost_profile=cost_profile,
-            num_counted=num_counted,
-            cmsis_nn=cmsis_nn,
-        )
-    return profile_host(
-        opened,
-        samples,
-        labels,
-        engine=engine,
-        operating_point=operating_point,
-        num_threads=num_threads,
-        warmup=warmup,
-        rounds=rounds,
-    )
+        return profile_bundle_qemu(opened, samples, labels, **options)
+    return profile_host(opened, samples, labels, **options)

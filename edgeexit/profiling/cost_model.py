@@ -5,9 +5,9 @@
     energy  = power_mw * latency
 
 Source: the form is read off the published results of MLPerf Tiny (closed division, v1.1 to v1.3).
-For one board, clock, supply and stack, energy over latency is the same within 8 % for its four
-models, so that power is a constant of these four; the stack moves the latency up to 3.4 times, so
-that instructions are counted for the program itself and not taken from another one.
+For one board, clock, supply and stack, energy over latency is within 10 % of its mean for each of
+its four models, so that power is a constant of these four; the stack moves the latency up to 3.4
+times, so that instructions are counted for the program itself and not taken from another one.
 
 The ends of a span are those of its factors multiplied, low with low and high with high. They bound
 what the profile allows and are no confidence interval.

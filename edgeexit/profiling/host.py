@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import ArgumentError, DataError
 from edgeexit.profiling.report import Device, ExitProfile, Report, SegmentProfile, measured
 from edgeexit.runtime.bundle import Bundle
-from edgeexit.runtime.engines import ENGINES
+from edgeexit.runtime.engines import ENGINES, engine_info, needed_artifacts
 from edgeexit.runtime.session import Session
 from edgeexit.types import Result
 
@@ -35,6 +35,7 @@ def profile_host(
     *,
     engine: str = "litert",
     operating_point: str | None = None,
+    dataset: str | None = None,
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
@@ -49,6 +50,7 @@ def profile_host(
         labels: int64 ``[num_samples]``; without them the report has no accuracy.
         engine: What executes the segments.
         operating_point: One of the bundle's points; ``balanced``, or the first, if None.
+        dataset: What the report calls the samples: a data set and its split.
         num_threads: Threads that the engine may use.
         warmup: Runs of each network before anything is measured.
         rounds: How often every sample is measured, end to end and then by segment.
@@ -106,6 +108,7 @@ def profile_host(
     return Report(
         bundle=manifest.name,
         operating_point=str(chain.operating_point),
+        dataset=dataset,
         device=_device(engine, num_threads),
         num_samples=len(samples),
         warmup=warmup,
@@ -137,10 +140,8 @@ def profile_host(
 
 def _static_session(bundle: Bundle, engine: str, num_threads: int) -> Session | None:
     """The network without early exits, or None where the bundle does not carry it."""
-    if engine in ENGINES:
-        backend = ENGINES[engine].backend
-        if not any(a.segment is None for a in bundle.manifest.artifacts if a.backend == backend):
-            return None
+    if not needed_artifacts(bundle.manifest, engine_info(engine).backend, static=True):
+        return None
     return Session(bundle, engine=engine, num_threads=num_threads, static=True)
 
 

@@ -73,11 +73,12 @@ class Report:
 
     ``chain`` and ``static`` are times from raw image to answer, of the early-exit chain and of the
     network without early exits, over the same samples. ``p50_ratio`` and ``mean_ratio`` are chain
-    over static: below one, the exits pay.
+    over static: below one, the exits pay. ``dataset`` says what the samples are, with their split.
     """
 
     bundle: str
     operating_point: str
+    dataset: str | None
     device: Device
     num_samples: int
     warmup: int

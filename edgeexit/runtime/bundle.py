@@ -84,18 +84,23 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
     Raises:
         BundleVersionError: If it was written for another schema.
-        BundleError: If it is missing, damaged, or not safe to load.
+        BundleError: If it is missing, damaged, not safe to load, or cannot be read.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir():
+            raise BundleError(
+                "there is no bundle here",
+                wanted="a folder with a manifest.json",
+                given="a file" if folder.exists() else "nothing",
+                where=folder,
+                hint="`edgeexit compile` makes one",
+            )
+        _refuse_links(folder)
+    except OSError as exc:
         raise BundleError(
-            "there is no bundle here",
-            wanted="a folder with a manifest.json",
-            given="a file" if folder.exists() else "nothing",
-            where=folder,
-            hint="`edgeexit compile` makes one",
-        )
-    _refuse_links(folder)
+            "a bundle cannot be read", given=exc.strerror, where=exc.filename or folder
+        ) from exc
     content = _read_plain(folder, "manifest.json", manifest_json.MAX_MANIFEST_BYTES)
     bundle = Bundle(folder, manifest_json.from_json(content))
     bundle.read(bundle.manifest.golden)

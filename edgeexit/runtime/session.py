@@ -35,7 +35,7 @@ from edgeexit.runtime.decision import (
     exp_table,
     row_sum,
 )
-from edgeexit.runtime.engines import Engine, engine_info, load_engine
+from edgeexit.runtime.engines import Engine, engine_info, load_engine, needed_artifacts
 from edgeexit.runtime.preprocess import Preprocessor
 from edgeexit.types import DecisionSpec, OperatingPoint, Result, SegmentSpec
 
@@ -102,11 +102,7 @@ class Session:
         self.static = static
         manifest = self.bundle.manifest
         backend = engine_info(engine).backend
-        wanted = [
-            artifact
-            for artifact in manifest.artifacts
-            if artifact.backend == backend and (artifact.segment is None) == static
-        ]
+        wanted = needed_artifacts(manifest, backend, static=static)
         self.engine = load_engine(
             engine,
             wanted,
@@ -133,11 +129,11 @@ class Session:
         self._steps = self._make_steps()
         self._fast = self._decision.rule == "confidence" and manifest.num_classes <= SCALAR_CLASSES
         self._running = threading.Lock()
+        # Held where the plan is changed or freed; taken before the one above.
+        self._choosing = threading.Lock()
         self._closed = False
-        self._operating_point: str | None = None
         if static:
-            self._thresholds: tuple[int, ...] = (RULES[self._decision.rule].always,)
-            self._use(self._thresholds)
+            self._use((RULES[self._decision.rule].always,), None)
         else:
             self.select(operating_point or default_point(self.operating_points))
 
@@ -162,18 +158,20 @@ class Session:
         """Uses the thresholds of another operating point from the next sample on.
 
         Raises:
-            ArgumentError: If the bundle has no such point, or this session runs the static network.
+            ArgumentError: If the bundle has no such point, this session runs the static network, or
+                it is closed.
         """
-        point = self.operating_points.get(operating_point)
-        if point is None:
-            raise ArgumentError(
-                "there is no such operating point",
-                wanted=" | ".join(self.operating_points) or "none: a static network has no exits",
-                given=f"operating_point={operating_point!r}",
-                where=f"{self.bundle.path.name}, engine {self.engine.name}",
-            )
-        self.set_thresholds(point.thresholds)
-        self._operating_point = operating_point
+        with self._choosing:
+            self._check_open()
+            points = self.operating_points
+            if operating_point not in points:
+                raise ArgumentError(
+                    "there is no such operating point",
+                    wanted=" | ".join(points) or "none: a static network has no exits",
+                    given=f"operating_point={operating_point!r}",
+                    where=f"{self.bundle.path.name}, engine {self.engine.name}",
+                )
+            self._use(points[operating_point].thresholds, operating_point)
 
     def set_thresholds(self, thresholds: Sequence[int]) -> None:
         """Uses thresholds of the caller's own from the next sample on.
@@ -184,18 +182,16 @@ class Session:
                 probability.
 
         Raises:
-            ArgumentError: If their number or range is wrong, or this session runs the static
-                network.
+            ArgumentError: If their number or range is wrong, this session runs the static network,
+                or it is closed.
         """
         if self.static:
             raise ArgumentError(
                 "a static network has no exits to choose", hint="make a Session with static=False"
             )
-        if self._closed:
-            raise self._in_use()
-        checked = check_thresholds(thresholds, self._decision.rule, len(self._segments))
-        self._use(checked)
-        self._operating_point = None
+        with self._choosing:
+            self._check_open()
+            self._use(thresholds, None)
 
     # -------------------------------------------------------------- running
 
@@ -271,7 +267,9 @@ class Session:
 
     def close(self) -> None:
         """Frees the interpreters; waits for a sample that runs in another thread."""
-        if not self._closed:
+        with self._choosing:
+            if self._closed:
+                return
             # Never released again: what runs after this finds the session in use, and says why.
             self._running.acquire()
             self._closed = True
@@ -300,13 +298,17 @@ class Session:
             steps.append(_Step(stage.invoke, _flat(logits).tobytes, logits[0].argmax, moves))
         return steps
 
-    def _use(self, thresholds: tuple[int, ...]) -> None:
-        """Makes the plan for these thresholds; a sample that runs keeps the plan it began with."""
+    def _use(self, thresholds: Sequence[int], operating_point: str | None) -> None:
+        """Makes the plan for these thresholds; a sample that runs keeps the plan it began with.
+
+        ``_choosing`` is held, so that plan, thresholds and name change together.
+        """
+        checked = check_thresholds(thresholds, self._decision.rule, len(self._segments))
         early = [
             (k, step.invoke, step.read, step.argmax, rows, limit, CloseCalls(table, limit),
              *step.moves[0], step.moves[1:])
             for k, (step, rows, limit, table) in enumerate(
-                zip(self._steps[:-1], self._rows[:-1], thresholds[:-1], self._tables[:-1],
+                zip(self._steps[:-1], self._rows[:-1], checked[:-1], self._tables[:-1],
                     strict=True)
             )
         ]  # fmt: skip
@@ -314,7 +316,8 @@ class Session:
         final = (len(self._segments) - 1 + self._first_exit, last.invoke, last.read, last.argmax,
                  self._rows[-1])  # fmt: skip
         self._fast_plan: tuple[Any, Any] = (early, final)
-        self._thresholds = thresholds
+        self._thresholds = checked
+        self._operating_point = operating_point
 
     def _run_any_rule(self, raw: NDArray[Any], timings: bool) -> Result:
         """What ``run`` does, for each rule and number of classes, and with times."""
@@ -374,9 +377,12 @@ class Session:
             values = {name: v[~leaves] for name, v in values.items() if name in later}
         return [result for result in results if result is not None]
 
-    def _in_use(self) -> ArgumentError:
+    def _check_open(self) -> None:
         if self._closed:
-            return ArgumentError("the session is closed", hint="make another Session")
+            raise ArgumentError("the session is closed", hint="make another Session")
+
+    def _in_use(self) -> ArgumentError:
+        self._check_open()
         return ArgumentError(
             "the session runs already, in another thread", hint="make a Session for each thread"
         )

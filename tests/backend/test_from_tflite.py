@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+import tiny_chain
 from ai_edge_litert import schema_py_generated as schema
 from tflite_ops import Builder
 
@@ -76,10 +78,34 @@ def test_a_session_runs_it_and_is_its_own_static_network(tmp_path: Path) -> None
     path.write_bytes(classifier())
     bundle = compile_tflite(path, output=tmp_path / "model.eexit")
     assert bundle.manifest.firmware is None  # the host runs no C
-    session = Session(bundle, "litert")
     raw = np.array([0.3, -1.0, 2.0, 0.0, 0.7, -2.0], np.float32)
-    assert session.run(raw).exit == 0
+    for engine in ("litert", "litert_reference"):
+        chain, static = Session(bundle, engine), Session(bundle, engine, static=True)
+        assert static.run(raw) == chain.run(raw) == static.run_batch(raw[None])[0]
+        assert chain.run(raw).exit == 0
     assert status("inspect", str(bundle.path)) == 0
+
+
+def test_a_chain_of_one_is_run_and_profiled_without_early_exits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, data = tmp_path / "model.tflite", tmp_path / "data.npz"
+    ops = [("FULLY_CONNECTED", ["image"], "logits", tiny_chain.HEADS[0])]
+    path.write_bytes(tiny_chain.tflite(["image"], ops, ["logits"]))
+    images = tiny_chain.images(80).astype(np.float32) - 128
+    np.savez(data, images=images, labels=np.arange(80) % 4)
+    bundle = compile_tflite(path, output=tmp_path / "model.eexit")
+
+    def told(*words: str) -> Any:
+        assert status(words[0], str(bundle.path), "--data", str(data), *words[1:], "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    chain, static = told("run"), told("run", "--static")
+    assert (chain.pop("operating_point"), static.pop("operating_point")) == ("static", None)
+    assert chain == static
+    report = told("profile", "--rounds", "1", "--warmup", "0")
+    assert report["static_accuracy"] == report["accuracy"] == chain["accuracy"]
+    assert report["static"]["num_runs"] == report["num_samples"]
 
 
 def test_numbers_are_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

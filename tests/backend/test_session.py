@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def test_a_closed_session(folder: Path) -> None:
         (session.run, chain.images(1)[0]),
         (session.run_batch, chain.images(1)),
         (session.select, "static"),
+        (session.select, "fast"),
+        (session.set_thresholds, (0, 0, ALWAYS)),
     ):
         with pytest.raises(ArgumentError, match="session is closed"):
             call(given)  # type: ignore[operator]
@@ -187,6 +190,57 @@ def test_two_samples_at_once_are_refused(folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(session._preprocessor, "into", meanwhile)
     assert isinstance(session.run(image), Result)
+
+
+def test_two_threads_close_a_session_that_runs(folder: Path) -> None:
+    session = Session(folder)
+    closers = [threading.Thread(target=session.close, daemon=True) for _ in range(2)]
+    with session._running:  # as a sample of another thread
+        for closer in closers:
+            closer.start()
+            closer.join(0.1)
+    for closer in closers:
+        closer.join(10)
+        assert not closer.is_alive()
+
+
+def test_a_choice_that_another_interrupts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(folder)
+    other = threading.Thread(target=session.select, args=("static",), daemon=True)
+    use = session._use
+
+    def interrupted(*arguments: Any) -> None:
+        use(*arguments)
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(0.1)
+
+    monkeypatch.setattr(session, "_use", interrupted)
+    session.select("balanced")
+    other.join(10)
+    # Whoever came last, name and thresholds are of one point.
+    assert session.operating_point is not None
+    assert session.thresholds == session.operating_points[session.operating_point].thresholds
+
+
+def test_a_choice_while_another_thread_closes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(folder)
+    closer = threading.Thread(target=session.close, daemon=True)
+    use = session._use
+
+    def interrupted(*arguments: Any) -> None:
+        closer.start()
+        closer.join(0.1)
+        use(*arguments)
+
+    monkeypatch.setattr(session, "_use", interrupted)
+    session.select("static")
+    assert session.operating_point == "static"
+    closer.join(10)
+    with pytest.raises(ArgumentError, match="session is closed"):
+        session.select("balanced")
 
 
 def test_a_failing_interpreter_is_wrapped(folder: Path) -> None:

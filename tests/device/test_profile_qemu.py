@@ -105,6 +105,7 @@ def test_the_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixtu
         main([*words, "--target", "cortex-m4"])
     shown = capsys.readouterr()
     assert left.value.code == 0, shown.err
+    assert "8 samples of" in shown.out
     for text in ("Cortex-M4F", "By layer", "By segment", "arena", "stack of ee_run: bound"):
         assert text in shown.out
     with pytest.raises(SystemExit) as left:
@@ -113,7 +114,9 @@ def test_the_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert left.value.code == 0, shown.err
     told = json.loads(shown.out)
     assert told["chain"]["num_samples"] == 8
+    assert told["dataset"] == f"{data}/test"
     assert told["chain"]["mean_cost"]["latency_us"]["mid"] > 0
+    assert told["chain"]["mean_cost"]["source"] == "modelled"
 
 
 def test_what_cannot_be_profiled(bundle: Bundle) -> None:

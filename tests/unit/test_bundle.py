@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +129,30 @@ def test_no_bundle_here(tmp_path: Path) -> None:
         open_bundle(tmp_path / "file")
     with pytest.raises(BundleError, match=r"(?s)missing.*manifest.json"):
         open_bundle(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refused(path: Path) -> Any:
+        if path.name == "segments":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(BundleError, match=r"(?s)cannot be read.*tiny.eexit/segments.*denied"):
+        open_bundle(bundle_folder)
+
+
+def test_a_folder_in_one_that_cannot_be_read(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    with pytest.raises(BundleError, match=r"(?s)cannot be read.*tiny.eexit.*denied"):
+        open_bundle(bundle_folder)
 
 
 def npz(**arrays: np.ndarray) -> bytes:

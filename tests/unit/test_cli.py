@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,13 @@ def test_interrupt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "message"), [("torch", "edgeexit[compile]"), ("tomllib", "Python 3.11 or newer")]
+    ("module", "message"),
+    [
+        ("torch", "edgeexit[compile]"),
+        ("flatbuffers", "edgeexit[compile]"),
+        ("ai_edge_litert.schema_py_generated", "edgeexit[compile]"),
+        ("tomllib", "Python 3.11 or newer"),
+    ],
 )
 def test_what_is_not_installed_is_named(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, module: str, message: str
@@ -382,6 +390,28 @@ def test_options_that_would_be_ignored(cli: Cli, words: str, option: str) -> Non
     assert (told["error"], told["given"]) == ("ArgumentError", option)
 
 
+@pytest.mark.parametrize("on", ["host", "qemu"])
+def test_a_profile_goes_to_standard_output(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path, on: str
+) -> None:
+    @contextlib.contextmanager
+    def bars() -> Iterator[Any]:
+        # As rich's do, on a terminal.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield lambda *_: None
+
+    monkeypatch.setattr("edgeexit.cli.profile.progress", bars)
+    monkeypatch.setattr("edgeexit.profiling.profile", lambda *_, **given: given["dataset"])
+    told = cli.json("profile", bundle_folder, "--data", grey_data, "--on", on)
+    assert told == f"{grey_data}/test"
+
+
+def test_a_device_that_there_is_not_is_wrong_usage(cli: Cli) -> None:
+    told = cli.json("profile", "absent.eexit", "--data", "absent.npz", "--on", "toaster", code=2)
+    assert told["error"] == "UsageError"
+    assert "'host', 'qemu'" in told["problem"]
+
+
 def test_run_on_nothing_is_wrong_usage(cli: Cli, bundle_folder: Path) -> None:
     cli("run", bundle_folder, code=2)
     assert "either --data or image files" in cli.err
@@ -517,9 +547,38 @@ def test_a_function_that_does_not_do(
         load(f"{networks}:{function}")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import nothere", "ModuleNotFoundError: No module named 'nothere'"),
+        ("import broken", "ModuleNotFoundError: No module named 'broken'"),
+        ("from edgeexit import attach_exit", "ImportError: cannot import name 'attach_exit'"),
+        ("def f(:", "SyntaxError: .*line 1"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    # "broken" is no package around this one, although its name begins so.
+    (tmp_path / "broken_module.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ModelError, match=rf"(?s)cannot be imported.*broken_module:f.*{message}"):
+        load("broken_module:f")
+
+
+@pytest.mark.parametrize("name", [":f", "networks_of_mine:", ".networks_of_mine:good", ":"])
+def test_a_function_without_its_module(name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"(?s)named with its module.*package.module:function"):
+        load(name)
+
+
 def test_a_module_that_is_not_there(networks: str) -> None:
     with pytest.raises(ArgumentError, match="no module 'network_of_mine'"):
         load("network_of_mine:good")
+    with pytest.raises(ArgumentError, match=r"no module 'network_of_mine\.tiny'"):
+        load("network_of_mine.tiny:good")
     with pytest.raises(ArgumentError, match="networks of the zoo"):
         load(f"{networks}:good", weights="cifar10")
 

@@ -63,6 +63,8 @@ def test_shipped_powers_are_those_of_the_published_results(key: tuple[str, str])
     wanted = min(powers), sum(powers) / len(powers), max(powers)
     # Three digits.
     assert dataclasses.astuple(profile.power_mw) == pytest.approx(wanted, rel=2e-3)
+    # As the model's docstring says.
+    assert powers == pytest.approx([wanted[1]] * 4, rel=0.1)
     # What was published lies within what the profile says of that latency.
     for latency_ms, energy_uj in PUBLISHED[key]:
         assert (

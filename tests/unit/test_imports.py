@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 HEAVY = {
@@ -46,6 +48,18 @@ def test_the_runtime_loads_no_compiler() -> None:
     loaded = loaded_by(code)
     assert "numpy" in loaded
     assert not loaded & HEAVY
+
+
+def test_arrays_and_images_need_no_toml(tmp_path: Path) -> None:
+    # Python 3.10 cannot read it, and runs bundles.
+    data = tmp_path / "data.npz"
+    np.savez(data, images=np.zeros((60, 4, 4, 1), np.uint8), labels=np.arange(60) % 3)
+    without = "import sys; sys.modules['tomllib'] = None\n"
+    loaded_by(f"{without}import edgeexit.data.folder; import edgeexit as ee; ee.profile")
+    loaded_by(without + command(f"data describe {data}"))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        loaded_by(without + command("data describe cifar10"))
+    assert "Python 3.11 or newer" in caught.value.stderr
 
 
 def test_the_probe_notices_torch() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from edgeexit.cli.output import jsonable
+from edgeexit.cli.profile import show_report
 from edgeexit.errors import ArgumentError, DataError
 from edgeexit.profiling import host, profile
-from edgeexit.profiling.report import measured
+from edgeexit.profiling.report import Report, measured
 from edgeexit.runtime.bundle import Bundle, open_bundle
 from edgeexit.types import Result
 
@@ -69,6 +73,11 @@ FOUR = images((0, 0), (0, 1), (0, 2), (1, 0))
 LABELS = np.array([0, 1, 0, 0])
 
 
+def without_static(bundle: Bundle) -> Bundle:
+    chain_only = tuple(a for a in bundle.manifest.artifacts if a.segment is not None)
+    return Bundle(bundle.path, replace(bundle.manifest, artifacts=chain_only))
+
+
 def test_numbers_by_hand(world: World, bundle_folder: Path) -> None:
     report = profile(bundle_folder, FOUR, LABELS, warmup=3, rounds=2)
     assert report.chain.num_runs == 8
@@ -100,6 +109,23 @@ def test_numbers_by_hand(world: World, bundle_folder: Path) -> None:
     assert not world.collector_ran
 
 
+def shown(report: Report) -> str:
+    out = Console(width=200, file=io.StringIO())
+    show_report(out, report)
+    return out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_report_names_its_samples(world: World, bundle_folder: Path) -> None:
+    bundle = open_bundle(bundle_folder)
+    report = profile(bundle, FOUR, LABELS, dataset="grey/test", rounds=1)
+    assert jsonable(report)["dataset"] == "grey/test"
+    turns = "one by one, 1 rounds in turns with the network without early exits, after 50"
+    assert f"4 samples of grey/test {turns} warm-up runs" in shown(report)
+    report = profile(without_static(bundle), FOUR, rounds=1)
+    assert report.dataset is None
+    assert "4 samples one by one, 1 rounds, after 50 warm-up runs" in shown(report)
+
+
 def test_chain_and_static_take_turns_and_turns_change(world: World, bundle_folder: Path) -> None:
     profile(bundle_folder, FOUR[:2], rounds=2, warmup=0)
     end_to_end = world.calls[4:12]  # after the two passes that collect answers
@@ -108,10 +134,7 @@ def test_chain_and_static_take_turns_and_turns_change(world: World, bundle_folde
 
 
 def test_what_is_missing_is_none(world: World, bundle_folder: Path) -> None:
-    bundle = open_bundle(bundle_folder)
-    chain_only = tuple(a for a in bundle.manifest.artifacts if a.segment is not None)
-    bundle = Bundle(bundle.path, replace(bundle.manifest, artifacts=chain_only))
-    report = profile(bundle, FOUR[:3], warmup=0, rounds=1)
+    report = profile(without_static(open_bundle(bundle_folder)), FOUR[:3], warmup=0, rounds=1)
     assert report.static is report.static_accuracy is report.p50_ratio is report.mean_ratio is None
     assert report.accuracy is None
     assert report.exits[1].num_samples == 0
@@ -144,6 +167,14 @@ def test_collector_is_as_it_was(world: World, bundle_folder: Path) -> None:
         ({"samples": FOUR[:0]}, "samples must be at least 1"),
         ({"labels": LABELS[:2]}, r"differ in length(.|\n)*wanted: 4 labels"),
         ({"on": "toaster"}, r"on 'toaster'(.|\n)*wanted: on='host'"),
+        ({"target": "m4"}, r"(?s)host does not take target.*wanted: on='qemu'.*target='m4'"),
+        ({"cost_profile": "1v8"}, "host does not take cost_profile"),
+        ({"num_counted": 3}, "host does not take num_counted"),
+        ({"cmsis_nn": Path("x")}, "host does not take cmsis_nn"),
+        ({"on": "qemu", "engine": "litert"}, r"(?s)qemu does not take engine.*wanted: on='host'"),
+        ({"on": "qemu", "num_threads": 1}, "qemu does not take num_threads"),
+        ({"on": "qemu", "warmup": 0}, r"(?s)qemu does not take warmup.*given: warmup=0"),
+        ({"on": "qemu", "rounds": 5}, "qemu does not take rounds"),
     ],
 )
 def test_bad_arguments(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import edgeexit as ee
@@ -36,6 +38,12 @@ def test_every_public_name_is_there_and_explains_itself(name: str) -> None:
     value = getattr(ee, name)
     assert name in dir(ee)
     assert name == "__version__" or value.__doc__
+
+
+def test_every_error_is_in_the_tree() -> None:
+    assert ee.errors.__doc__ is not None
+    drawn = set(re.findall(r"\w+Error\b", ee.errors.__doc__))
+    assert drawn == {name for name in vars(ee.errors) if name.endswith("Error")}
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

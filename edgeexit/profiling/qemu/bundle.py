@@ -28,6 +28,7 @@ def profile_bundle_qemu(
     *,
     target: Target | str | None = None,
     operating_point: str | None = None,
+    dataset: str | None = None,
     cost_profile: str | None = None,
     num_counted: int = 3,
     cmsis_nn: Path | None = None,
@@ -42,6 +43,7 @@ def profile_bundle_qemu(
         labels: Their classes, int64 ``[num_samples]``; without them no accuracy is reported.
         target: A microcontroller whose core can be emulated; the bundle's own by default.
         operating_point: One of the bundle's points; ``balanced``, or the first, if None.
+        dataset: What the report calls the samples: a data set and its split.
         cost_profile: One of the target's, for times and energies; its first by default.
         num_counted: How many of the samples also run every segment, for counts by layer.
         cmsis_nn: CMSIS-NN's root; the extra ``mcu`` brings one, and without both it is not used.
@@ -103,6 +105,7 @@ def profile_bundle_qemu(
         bundle=bundle.manifest.name,
         target=chosen.name,
         operating_point=operating_point,
+        dataset=dataset,
         cost_profile=None if costs is None else costs.name,
         note=emulated.note,
         chain=chain,

@@ -7,6 +7,7 @@ from them (see `cost_model`) and are None where the target has no cost profile.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edgeexit.profiling.qemu.sections import Flash
 from edgeexit.profiling.qemu.stack import Stack
@@ -15,10 +16,11 @@ from edgeexit.targets import Span
 
 @dataclass(frozen=True)
 class Cost:
-    """Time and energy, both modelled; see `QemuReport.cost_source`."""
+    """Time and energy; see `QemuReport.cost_source`."""
 
     latency_us: Span
     energy_uj: Span | None
+    source: Literal["modelled"] = "modelled"
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class QemuReport:
 class QemuProfile:
     """A bundle on an emulated target, beside its network without early exits.
 
-    ``instructions_ratio`` is the chain's mean over that of ``static``: below one, the exits pay.
+    ``dataset`` says what the samples are, with their split. ``instructions_ratio`` is the chain's
+    mean over that of ``static``: below one, the exits pay.
     ``cost_profile`` names the profile that times and energies are modelled from, and ``note`` says
     how the emulated core differs from the target's.
     """
@@ -126,6 +129,7 @@ class QemuProfile:
     bundle: str
     target: str
     operating_point: str
+    dataset: str | None
     cost_profile: str | None
     note: str | None
     chain: QemuReport

@@ -178,7 +178,7 @@ def _execute(command: Sequence[str], folder: Path, timeout_s: float) -> None:
         raise EngineError(
             f"{what} took too long",
             wanted=f"at most {timeout_s:g} s",
-            hint="run fewer samples, or allow more time",
+            hint="run fewer samples",
         ) from exc
     except OSError as exc:
         raise EngineError(f"{what} cannot be started", given=exc, where=command[0]) from exc

@@ -161,18 +161,25 @@ def _pushed_bytes(code: bytes) -> int:
             total += 4 * (first & 0x7F)
         elif first == 0xE92D:
             total += 4 * second.bit_count()
-        elif (first == 0xF84D and second & 0x0F00 == 0x0D00) or (
-            first in (0xF1AD, 0xF2AD) and second & 0x8F00 == 0x0D00
-        ):
+        elif first == 0xF84D and second & 0x0F00 == 0x0D00:
             total += second & 0xFF
+        elif first & 0xFBFF in (0xF1AD, 0xF2AD) and second & 0x8F00 == 0x0D00:
+            number = (first >> 10 & 1) << 11 | (second >> 12 & 7) << 8 | second & 0xFF
+            total += number if first & 0x0200 else _expanded(number)
         elif first & 0xFFBF == 0xED2D:
             total += 4 * (second & 0xFF)
         at += 4 if wide else 2
     return total
 
 
-def _writes_back(first: int, second: int) -> bool:
-    """Whether this is STR Rt, [SP, #-n]! or SUB SP, SP, #n in 32 bits; n is the low byte."""
-    if first == 0xF84D:
-        return second & 0x0F00 == 0x0D00
-    return first in (0xF1AD, 0xF2AD) and second & 0x8F00 == 0x0D00
+def _expanded(number: int) -> int:
+    """The constant that 12 bits of an instruction stand for.
+
+    Source: Armv7-M Architecture Reference Manual, ThumbExpandImm.
+    """
+    low = number & 0xFF
+    if number >> 10 == 0:
+        return low * (0x00000001, 0x00010001, 0x01000100, 0x01010101)[number >> 8]
+    # At least 8, so that no bit is turned past the lowest.
+    turns = number >> 7
+    return (low | 0x80) << (32 - turns)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from edgeexit.errors import ArgumentError, EngineError, EngineNotInstalledError
 from edgeexit.runtime.engines.base import Engine, Part, Stage
-from edgeexit.types import ArtifactSpec, BackendName, SegmentSpec, TensorSpec
+from edgeexit.types import ArtifactSpec, BackendName, Manifest, SegmentSpec, TensorSpec
 
-__all__ = ["ENGINES", "Engine", "EngineInfo", "Stage", "load_engine"]
+__all__ = ["ENGINES", "Engine", "EngineInfo", "Stage", "load_engine", "needed_artifacts"]
 
 
 class EngineInfo(NamedTuple):
@@ -47,6 +47,22 @@ def engine_info(name: str) -> EngineInfo:
             "there is no such engine", wanted=" | ".join(ENGINES), given=f"engine={name!r}"
         )
     return ENGINES[name]
+
+
+def needed_artifacts(
+    manifest: Manifest, backend: BackendName, *, static: bool
+) -> list[ArtifactSpec]:
+    """What the chain, or the static network, is loaded from; empty if the bundle lacks it.
+
+    A chain of one segment is its own static network.
+    """
+    alone = len(manifest.segments) == 1
+    return [
+        artifact
+        for artifact in manifest.artifacts
+        if artifact.backend == backend
+        and ((artifact.segment is None) == static or (static and alone))
+    ]
 
 
 def load_engine(
@@ -115,7 +131,7 @@ def _parts(
     for segment, takes, gives in ends:
         artifact = by_segment.get(segment)
         if segment is None and artifact is None and len(segments) == 1:
-            artifact = by_segment.get(0)  # a chain of one segment is its own static network
+            artifact = by_segment.get(0)
         if artifact is None or artifact.path not in contents:
             raise EngineError(
                 "the bundle lacks an artifact",
