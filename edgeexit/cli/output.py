@@ -94,8 +94,12 @@ def table(title: str, *columns: str, left: int = 1) -> Table:
 
 
 @contextmanager
-def progress() -> Iterator[Report]:
-    """A progress bar for as long as the block runs; lines of text where there is no terminal."""
+def progress(*, still: bool = False) -> Iterator[Report]:
+    """A progress bar for as long as the block runs; lines of text where there is no terminal.
+
+    A still one is drawn when something is reported and never in between, where it would take
+    time from what is being measured.
+    """
     if not sys.stderr.isatty():
         yield _LinesOfProgress()
         return
@@ -108,7 +112,9 @@ def progress() -> Iterator[Report]:
     )
     # Standard output stays what it is: rich would send it to the terminal.
     terminal = console(stderr=True)
-    with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
+    with Progress(
+        *columns, console=terminal, transient=True, redirect_stdout=False, auto_refresh=not still
+    ) as bars:
         # One bar that is called what is being done; it pulses where the amount is not known.
         bars.add_task("", total=None)
         (bar,) = bars.tasks
@@ -116,7 +122,7 @@ def progress() -> Iterator[Report]:
         def report(what: str, done: int, total: int) -> None:
             # update() takes a total of None for "as before".
             bar.total = total or None
-            bars.update(bar.id, description=what, completed=done)
+            bars.update(bar.id, description=what, completed=done, refresh=still)
 
         yield report
 

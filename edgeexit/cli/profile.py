@@ -115,15 +115,15 @@ def command(
     other, foreign = ("host", _ON_HOST) if on == "qemu" else ("qemu", _UNDER_QEMU)
     refuse_given(foreign, f"--on {on} does not take this option", wanted=f"--on {other}")
     opened = open_bundle(bundle)
-    with progress() as report:
+    with progress(still=on == "host") as report:
         if limit is None:
             limit = 100 if on == "qemu" else 500
         splits = data.load(source, progress=report)
         check_classes(opened.manifest, splits.class_names, source)
         samples = splits.parts()[split][:limit]
         dataset = f"{source}/{split}"
-        report(f"profile on {on}", 0, 0)
         if on == "qemu":
+            report("profile on qemu", 0, 0)
             emulated = profile(
                 opened,
                 samples.images,
@@ -146,6 +146,7 @@ def command(
                 num_threads=threads,
                 warmup=warmup,
                 rounds=rounds,
+                progress=report,
             )
     # After the bars, which hold standard output while they are shown.
     if on == "qemu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -35,6 +36,7 @@ def profile(
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Report: ...
 
 
@@ -66,6 +68,7 @@ def profile(
     num_threads: int | None = None,
     warmup: int | None = None,
     rounds: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
     target: Target | str | None = None,
     cost_profile: str | None = None,
     num_counted: int | None = None,
@@ -87,6 +90,8 @@ def profile(
         num_threads: On the host: threads that the engine may use; 1 by default.
         warmup: On the host: runs of each network before anything is measured; 50 by default.
         rounds: On the host: how often every sample is measured; 5 by default.
+        progress: On the host: told what is being done, how many passes over the samples are done,
+            and how many there are; never while a time is taken.
         target: Under QEMU: the microcontroller; the bundle's own by default.
         cost_profile: Under QEMU: one of the target's, for times and energies; its first by default.
         num_counted: Under QEMU: how many samples also run every segment, for counts by layer; 3 by
@@ -106,7 +111,13 @@ def profile(
             wanted="on='host' or on='qemu'",
             given=f"{on=}",
         )
-    for_host = {"engine": engine, "num_threads": num_threads, "warmup": warmup, "rounds": rounds}
+    for_host = {
+        "engine": engine,
+        "num_threads": num_threads,
+        "warmup": warmup,
+        "rounds": rounds,
+        "progress": progress,
+    }
     for_qemu = {
         "target": target,
         "cost_profile": cost_profile,

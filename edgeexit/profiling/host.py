@@ -11,7 +11,7 @@ import gc
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
@@ -39,6 +39,7 @@ def profile_host(
     num_threads: int = 1,
     warmup: int = 50,
     rounds: int = 5,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Profiles a bundle on the machine that runs this.
 
@@ -54,6 +55,8 @@ def profile_host(
         num_threads: Threads that the engine may use.
         warmup: Runs of each network before anything is measured.
         rounds: How often every sample is measured, end to end and then by segment.
+        progress: Told what is being done, how many passes over the samples are done, and how many
+            there are; never while a time is taken.
 
     Returns:
         A report whose times are all measured.
@@ -85,6 +88,12 @@ def profile_host(
             wanted=f"0 to {num_classes - 1}",
             given=f"{labels.min()} to {labels.max()}",
         )
+
+    def tell(num_done: int) -> None:
+        if progress is not None:
+            progress("profile on host", num_done, 1 + 2 * rounds)
+
+    tell(0)
     chain = Session(bundle, engine=engine, operating_point=operating_point, num_threads=num_threads)
     static = _static_session(bundle, engine, num_threads)
     for index in range(warmup):
@@ -97,8 +106,15 @@ def profile_host(
     results = [chain.run(sample) for sample in samples]
     static_results = None if static is None else [static.run(sample) for sample in samples]
     with _no_garbage_collection():
-        chain_ns, static_ns = _end_to_end(chain, static, samples, rounds)
-        segment_ns = _by_segment(chain, samples, rounds, len(bundle.manifest.segments))
+        chain_ns: list[list[int]] = [[] for _ in samples]
+        static_ns: list[int] = []
+        for turn in range(rounds):
+            tell(1 + turn)
+            _end_to_end(chain, static, samples, turn, chain_ns, static_ns)
+        segment_ns: list[list[int]] = [[] for _ in bundle.manifest.segments]
+        for turn in range(rounds):
+            tell(1 + rounds + turn)
+            _by_segment(chain, samples, segment_ns)
 
     manifest = bundle.manifest
     macs = np.cumsum([segment.macs for segment in manifest.segments])
@@ -146,22 +162,23 @@ def _static_session(bundle: Bundle, engine: str, num_threads: int) -> Session | 
 
 
 def _end_to_end(
-    chain: Session, static: Session | None, samples: NDArray[Any], rounds: int
-) -> tuple[list[list[int]], list[int]]:
-    """Times from raw image to answer: of the chain for each sample, of the static network flat."""
-    chain_ns: list[list[int]] = [[] for _ in range(len(samples))]
-    static_ns: list[int] = []
-    for turn in range(rounds):
-        for index, sample in enumerate(samples):
-            if static is None:
-                chain_ns[index].append(_time(chain, sample))
-            elif turn % 2:
-                static_ns.append(_time(static, sample))
-                chain_ns[index].append(_time(chain, sample))
-            else:
-                chain_ns[index].append(_time(chain, sample))
-                static_ns.append(_time(static, sample))
-    return chain_ns, static_ns
+    chain: Session,
+    static: Session | None,
+    samples: NDArray[Any],
+    turn: int,
+    chain_ns: list[list[int]],
+    static_ns: list[int],
+) -> None:
+    """Adds times from raw image to answer: the chain's by sample, the static network's flat."""
+    for index, sample in enumerate(samples):
+        if static is None:
+            chain_ns[index].append(_time(chain, sample))
+        elif turn % 2:
+            static_ns.append(_time(static, sample))
+            chain_ns[index].append(_time(chain, sample))
+        else:
+            chain_ns[index].append(_time(chain, sample))
+            static_ns.append(_time(static, sample))
 
 
 def _time(session: Session, sample: NDArray[Any]) -> int:
@@ -170,15 +187,11 @@ def _time(session: Session, sample: NDArray[Any]) -> int:
     return perf_counter_ns() - start
 
 
-def _by_segment(
-    chain: Session, samples: NDArray[Any], rounds: int, num_segments: int
-) -> list[list[int]]:
-    times: list[list[int]] = [[] for _ in range(num_segments)]
-    for _ in range(rounds):
-        for sample in samples:
-            for index, spent in enumerate(chain.run(sample, timings=True).segment_ns):
-                times[index].append(spent)
-    return times
+def _by_segment(chain: Session, samples: NDArray[Any], segment_ns: list[list[int]]) -> None:
+    """Adds the times of each segment."""
+    for sample in samples:
+        for index, spent in enumerate(chain.run(sample, timings=True).segment_ns):
+            segment_ns[index].append(spent)
 
 
 def _exit_profile(

@@ -395,8 +395,8 @@ def test_a_profile_goes_to_standard_output(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path, on: str
 ) -> None:
     @contextlib.contextmanager
-    def bars() -> Iterator[Any]:
-        # As rich's do, on a terminal.
+    def bars(**_: bool) -> Iterator[Any]:
+        # As rich's do, on a terminal, if they are not told otherwise.
         with contextlib.redirect_stdout(sys.stderr):
             yield lambda *_: None
 

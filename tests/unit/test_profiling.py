@@ -133,6 +133,19 @@ def test_chain_and_static_take_turns_and_turns_change(world: World, bundle_folde
     assert world.calls[12:] == ["timed"] * 4
 
 
+def test_progress_is_told_between_passes(world: World, bundle_folder: Path) -> None:
+    told: list[tuple[int, int, int]] = []
+    profile(
+        bundle_folder,
+        FOUR,
+        rounds=2,
+        warmup=0,
+        progress=lambda _, done, total: told.append((done, total, len(world.calls))),
+    )
+    # The answers, two passes of both networks, two by segment; four samples each.
+    assert told == [(0, 5, 0), (1, 5, 8), (2, 5, 16), (3, 5, 24), (4, 5, 28)]
+
+
 def test_what_is_missing_is_none(world: World, bundle_folder: Path) -> None:
     report = profile(without_static(open_bundle(bundle_folder)), FOUR[:3], warmup=0, rounds=1)
     assert report.static is report.static_accuracy is report.p50_ratio is report.mean_ratio is None
