@@ -234,6 +234,26 @@ def test_bfloat16() -> None:
         assert a.loss == pytest.approx(b.loss, rel=BFLOAT16)
 
 
+def test_bfloat16_is_for_steps_alone() -> None:
+    """Between steps and after them the network computes in float32, as a fresh one does."""
+    model, seen = make_model(), set()
+    fresh = make_model(1).to(memory_format=torch.channels_last)  # as training leaves it
+    model.backbone.get_submodule("stem").register_forward_hook(
+        lambda module, _, output: seen.add((module.training, output.dtype))
+    )
+    images = torch.rand(4, 3, 8, 8)
+    for strategy in ("joint", OPTIONS["strategy"]):
+        train(model, make_data(), precision="bf16", **{**OPTIONS, "strategy": strategy})
+        assert vars(model).keys() == vars(fresh).keys()
+        fresh.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            assert all(map(torch.equal, model.eval()(images), fresh.eval()(images)))
+    assert (True, torch.bfloat16) in seen
+    assert (True, torch.float32) not in seen
+    program = torch.export.export(model, (images,))
+    assert not [node for node in program.graph.nodes if "_to_copy" in str(node.target)]
+
+
 def test_bfloat16_resumes_to_the_same_bits(tmp_path: Path) -> None:
     options = {**OPTIONS, "precision": "bf16"}
     whole, resumed = make_model(), make_model(1)
