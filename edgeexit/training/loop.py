@@ -87,7 +87,7 @@ def run_training(
     method.rebuild(model)
     with sound_convolutions(model, accelerator.device):
         run = _Run(model, data, config, method, output, accelerator, progress)
-        return run.all_phases(reuse)
+        return run.from_start_to_end(reuse)
 
 
 class _Run:
@@ -132,7 +132,20 @@ class _Run:
             macs=self.macs,
         )
 
-    def all_phases(self, reuse: Path | None) -> tuple[EpochRecord, ...]:
+    def from_start_to_end(self, reuse: Path | None) -> tuple[EpochRecord, ...]:
+        """All phases and what comes after; a run that fails leaves its network like one that ends.
+
+        It can be trained again then, and nothing is taken for frozen that a phase has frozen.
+        """
+        try:
+            state = self._all_phases(reuse)
+        finally:
+            self.method.take_off(self.model)
+            self.model.requires_grad_(True)
+            self._keep_frozen()
+        return self._finish(state)
+
+    def _all_phases(self, reuse: Path | None) -> RunState:
         state = None
         if self.output is not None:
             state = read_state(self.output, self.config, self.fingerprint, self._lengths())
@@ -145,8 +158,9 @@ class _Run:
                 self._load(state)
             if index == state.phase:
                 state = self.one_phase(index, self.plan[index], state)
-        self.model.requires_grad_(True)
-        self._keep_frozen()
+        return state
+
+    def _finish(self, state: RunState) -> tuple[EpochRecord, ...]:
         self.method.finish(self.model, self._unaugmented)
         if self.output is not None and self.accelerator.is_main_process:
             write_whole(self.output / "weights.safetensors", weights_bytes(self.model))

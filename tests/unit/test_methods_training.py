@@ -143,7 +143,7 @@ def test_seeds_reproduce_and_a_finished_model_is_a_plain_one(method: Method) -> 
         model = small()
         method.rebuild(model)
         losses.append(trained(model, method, PHASES))
-        method.finish(model, lambda: [samples()])
+        method.take_off(model)
         ended.append(state(model))
     assert losses[0] == losses[1]
     assert same(ended[0], ended[1])
@@ -749,7 +749,7 @@ def test_masked_training_makes_a_core_that_works_alone() -> None:
         at = {"layer1": heads.Pooled()}
         model = attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
         trained(model, method, ("everything",), 60, images=images, labels=labels)
-        method.finish(model, lambda: [(images, labels)])
+        method.take_off(model)
         core = split_core(model, 0.2, lambda: [(images, labels)])
         with torch.no_grad():
             found[type(method)] = float(F.cross_entropy(core(images)[-1], labels))

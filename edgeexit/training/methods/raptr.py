@@ -41,7 +41,7 @@ from torch.func import functional_call
 
 from edgeexit.errors import ArgumentError
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.training.methods.base import Batches, Method, Step
+from edgeexit.training.methods.base import Method, Step
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class RaPTr(Method):
         moving = [p.sum() for p in step.model.parameters() if p.requires_grad]
         return loss + 0.0 * torch.stack(moving).sum(), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
+    def take_off(self, model: MultiExitModel) -> None:
         """Makes the blocks what they were."""
         for block in cast(tuple[_Bypassable, ...], getattr(model, "bypassable", ())):
             block.__class__ = type(block).__bases__[1]
