@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from edgeexit.data.types import Splits
@@ -111,6 +112,13 @@ class _Run:
         self.accelerator = accelerator
         self.progress = progress
         self.frozen = [p for p in model.parameters() if not p.requires_grad]
+        self.frozen_norms = [
+            module
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            and any(True for _ in module.parameters())
+            and not any(p.requires_grad for p in module.parameters())
+        ]
         self.fingerprint = _fingerprint(model, data)
         self.train_split = training_samples(
             data.train,
@@ -174,9 +182,11 @@ class _Run:
         return [(-(-p.num_steps // self.steps), min(self.steps, p.num_steps)) for p in self.plan]
 
     def _keep_frozen(self) -> None:
-        """What its owner froze before the training stays as it was."""
+        """What its owner froze before the training stays as it was, statistics included."""
         for parameter in self.frozen:
             parameter.requires_grad_(False)
+        for norm in self.frozen_norms:
+            norm.eval()
 
     def _load(self, state: RunState) -> None:
         try:
@@ -267,13 +277,7 @@ class _Run:
                 if config.checkpoint_steps and (done + 1) % config.checkpoint_steps == 0:
                     self._save_within(index, epoch, done + 1, step, state)
         sums = self._all_sums(step.sums)
-        if not bool(torch.isfinite(sums.loss)):
-            raise TrainingError(
-                "the loss is not a finite number any more",
-                given=f"loss {float(sums.loss) / num_steps}",
-                where=f"phase {phase.name!r}, epoch {epoch + 1}",
-                hint="lower learning_rate; the state before this epoch is kept",
-            )
+        self._check_finite(sums.loss, phase, epoch)
         part = phase_module(self.model, phase.name)
         return EpochRecord(
             phase=phase.name,
@@ -293,9 +297,26 @@ class _Run:
     ) -> None:
         """A checkpoint in the middle of an epoch: the sums so far go with it."""
         sums = self._all_sums(step.sums)
+        self._check_finite(sums.loss, self.plan[index], epoch)
         tensors = _tensors(self.model, _part(state.tensors, "kept"), step.optimizer)
         tensors |= {"sums.loss": sums.loss.cpu(), "sums.correct": sums.correct.cpu()}
         self.save(RunState(index, epoch, done, state.log, state.best, state.waited, tensors))
+
+    def _check_finite(self, loss: Tensor, phase: Phase, epoch: int) -> None:
+        """Before a state is written, so that what is kept can be gone back to."""
+        moving = [p for p in self.model.parameters() if p.requires_grad]
+        finite = {
+            "loss": bool(loss.isfinite()),
+            "weights": all(bool(p.isfinite().all()) for p in moving),
+        }
+        if not all(finite.values()):
+            raise TrainingError(
+                "the training has diverged",
+                wanted="a loss and weights that are finite numbers",
+                given="not finite: " + ", ".join(name for name, ok in finite.items() if not ok),
+                where=f"phase {phase.name!r}, epoch {epoch + 1}",
+                hint="start again in another folder with a lower learning_rate",
+            )
 
     def _agreed(self, accuracy: tuple[float, ...]) -> tuple[float, ...]:
         """The first process's: each has batch-norm statistics of its own, and all stop together."""
