@@ -169,6 +169,7 @@ class _Run:
         return state
 
     def _finish(self, state: RunState) -> tuple[EpochRecord, ...]:
+        self._share_weights()
         self.method.finish(self.model, self._unaugmented)
         if self.output is not None and self.accelerator.is_main_process:
             write_whole(self.output / "weights.safetensors", weights_bytes(self.model))
@@ -209,6 +210,7 @@ class _Run:
         return state
 
     def one_phase(self, index: int, phase: Phase, state: RunState) -> RunState:
+        self._share_weights()
         set_modes(self.model, phase.name)
         self._keep_frozen()
         module = phase_module(self.model, phase.name)
@@ -317,6 +319,13 @@ class _Run:
                 where=f"phase {phase.name!r}, epoch {epoch + 1}",
                 hint="start again in another folder with a lower learning_rate",
             )
+
+    def _share_weights(self) -> None:
+        """All processes go on with the first one's network: a phase syncs what it moves alone."""
+        if self.accelerator.num_processes == 1:
+            return
+        for value in self.model.state_dict().values():
+            value.copy_(broadcast(value.contiguous()))
 
     def _agreed(self, accuracy: tuple[float, ...]) -> tuple[float, ...]:
         """The first process's: each has batch-norm statistics of its own, and all stop together."""
