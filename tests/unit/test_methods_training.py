@@ -475,6 +475,16 @@ def test_raptr_finds_the_blocks_of_a_path() -> None:
     assert bypassable_names(small(blocks=(1, 1, 1)), image) == []
 
 
+def test_raptr_keeps_a_block_with_an_exit_inside() -> None:
+    torch.manual_seed(0)
+    backbone = ResNet((5, 1, 1), (8, 8, 8), in_channels=3, num_classes=3)
+    at = {"layer1.2.conv1": heads.Pooled()}
+    model = attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
+    # Also kept: the first, the last, and the one before the exit's block, the last that it hears.
+    assert bypassable_names(model, torch.zeros(1, 3, 8, 8)) == ["layer1.3"]
+    assert all(loss < 3 for loss in trained(model, RaPTr(start=0.1), ("everything",), 8))
+
+
 class PreNorm(nn.Module):
     """A residual block of tokens, as in a transformer, with one inside that is none."""
 
