@@ -20,6 +20,7 @@ from torch.optim import SGD
 from edgeexit.data.types import Splits
 from edgeexit.errors import ArgumentError, DataError, TrainingError
 from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.onednn import convolutions_of, sound_convolutions
 from edgeexit.nn.weights_file import weights_bytes
 from edgeexit.training.batches import (
     DeviceSamples,
@@ -43,7 +44,6 @@ from edgeexit.training.checkpoint import (
 from edgeexit.training.config import TrainConfig
 from edgeexit.training.methods import Method, create
 from edgeexit.training.modes import phase_module, set_modes
-from edgeexit.training.onednn import sound_convolutions
 from edgeexit.training.progress import Progress, silent
 from edgeexit.training.reuse import take_over
 from edgeexit.training.schedule import learning_rate
@@ -86,7 +86,7 @@ def run_training(
             hint="lower the batch size instead",
         )
     method.rebuild(model)
-    with sound_convolutions(model, accelerator.device):
+    with sound_convolutions(convolutions_of(model), accelerator.device):
         run = _Run(model, data, config, method, output, accelerator, progress)
         return run.from_start_to_end(reuse)
 
