@@ -18,6 +18,7 @@ from networks import IMAGE, network, pieces, splits
 from rich.console import Console
 from torch import nn
 
+from edgeexit.data.types import Samples
 from edgeexit.nn.weights_file import weights_bytes
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -95,6 +96,26 @@ def test_float_against_a_count_by_hand() -> None:
             assert sum(given.exit_rates) == pytest.approx(1)
             assert given.macs == pytest.approx(np.dot(given.exit_rates, cost))
     assert any(found is None for found in measured.budgets.values())  # or None is not tried here
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_thresholds_know_nothing_of_the_test_split(precision: str) -> None:
+    """Other labels there change what is found there, and not a threshold."""
+    model, data = network("residual"), splits()
+    others = Samples(data.test.images, (data.test.labels + 1) % 5)
+    same = report.measure(model, data, precision=precision)
+    other = report.measure(model, replace(data, test=others), precision=precision)
+    assert other.exit_accuracy != same.exit_accuracy
+    for name, found in same.budgets.items():
+        if found is None:
+            assert other.budgets[name] is None
+            continue
+        # The images of both splits are the same, and so is where they leave.
+        assert other.budgets[name].calibration_accuracy == found.calibration_accuracy
+        assert other.budgets[name].exit_rates == found.exit_rates
+        assert other.budgets[name].macs == found.macs
+        assert other.budgets[name].accuracy != found.accuracy
+        assert found.calibration_accuracy == found.accuracy
 
 
 def test_the_network_is_left_as_it_was() -> None:

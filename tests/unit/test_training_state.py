@@ -16,6 +16,7 @@ from tiny_training import make_data, make_model
 from torch import Tensor, nn
 
 from edgeexit.cli.app import main
+from edgeexit.data.types import Splits
 from edgeexit.errors import ArgumentError, CheckpointError, TrainingError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
@@ -105,6 +106,30 @@ def test_what_was_frozen_before_stays(strategy: str) -> None:
     assert frozen == [name for name, p in model.named_parameters() if not p.requires_grad]
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {*frozen, *(f"backbone.stem.{name}" for name in stem.state_dict())}
+
+
+class Untouchable:
+    """Stands for a split that nobody may look at."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise AssertionError(f"{name} of the test split was asked for")
+
+    def __len__(self) -> int:
+        raise AssertionError("the length of the test split was asked for")
+
+    def __getitem__(self, index: object) -> object:
+        raise AssertionError(f"{index} of the test split was asked for")
+
+
+@pytest.mark.parametrize("method", ["uniform", "e2cm"])  # one that finishes on data
+def test_training_does_not_look_at_the_test_split(method: str, tmp_path: Path) -> None:
+    data = make_data()
+    hidden = Splits(**{**vars(data), "test": Untouchable()})
+    options = {**OPTIONS, "patience": 1, "checkpoint_steps": 1, "method": method}
+    with pytest.raises(Killed):
+        train(make_model(), hidden, output=tmp_path / "a", progress=KillAfter(2), **options)
+    train(make_model(), hidden, output=tmp_path / "a", **options)
+    train(make_model(), hidden, output=tmp_path / "b", reuse=tmp_path / "a", **options)
 
 
 @pytest.mark.parametrize("checkpoint_steps", [None, 1])
