@@ -2,9 +2,9 @@
 
 The shipped ResNet-8 for CIFAR-10, or what --model and --data name, is compiled as a user would; its
 thresholds come from the calibration split.
-``*_best_possible`` is the same search run on the test images themselves: the bound that no choice
-of thresholds can beat, reported beside and used for nothing. ``*_std`` are bootstrap standard
-deviations over the test images.
+``*_best_possible`` is the same search run on the test images themselves, reported beside and used
+for nothing: up to three exits the bound that no choice of thresholds can beat, with more what the
+search found. ``*_std`` are bootstrap standard deviations over the test images.
 """
 
 from __future__ import annotations

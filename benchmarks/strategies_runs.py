@@ -26,7 +26,7 @@ from edgeexit.nn import zoo
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.zoo.resnet import ResNet
 from edgeexit.nn.zoo.vit import VisionTransformer
-from edgeexit.training import EpochRecord, train
+from edgeexit.training import EpochRecord, TrainConfig, train
 from edgeexit.training.budget import macs_per_sample
 from edgeexit.training.checkpoint import write_whole
 
@@ -194,6 +194,7 @@ def run_job(
             progress=_Watch(job, tell),
             **chosen,
         )
+    run = _finished(folder, chosen)
     reference = network_macs(_whole(job, splits), splits.image_shape)[1]
     measured = {}
     for precision in PRECISIONS:
@@ -205,7 +206,6 @@ def run_job(
             precision=precision,
             reference_macs=reference,
         )
-    run = json.loads((folder / "run.json").read_bytes())
     content = {
         "job": asdict(job),
         "epochs": epochs,
@@ -224,9 +224,24 @@ def check_row(path: Path, epochs: int) -> dict[str, Any]:
     if row["epochs"] != epochs:
         raise SystemExit(
             f"{path} is of a table of {row['epochs']} epochs, and this one has {epochs}: "
-            "give another folder with --results"
+            "give other folders with --runs and --results"
         )
     return row
+
+
+def _finished(folder: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the report of a finished run, and stops where its options were others."""
+    run: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
+    trained, wanted = run["config"], asdict(TrainConfig(**chosen))
+    # An option that came into being after the run has no other value in it.
+    others = [name for name in wanted if trained.get(name, wanted[name]) != wanted[name]]
+    if others:
+        raise SystemExit(
+            f"{folder} holds a training with other options than this table's ("
+            + ", ".join(f"{name}: {trained[name]!r} -> {wanted[name]!r}" for name in others)
+            + "): give other folders with --runs and --results"
+        )
+    return run
 
 
 def _trained_before(job: Job, runs: Path) -> Path | None:

@@ -52,6 +52,7 @@ from edgeexit.compiler.samples import real_batches
 from edgeexit.data.augment import crop_flip, draw
 from edgeexit.data.streaming import StreamedSplit
 from edgeexit.data.types import Augmentation, Samples, Splits
+from edgeexit.nn.onednn import Convolution, sound_convolutions
 from edgeexit.types import QuantizedGraph
 
 _ROUND = torch.fake_quantize_per_tensor_affine
@@ -128,10 +129,11 @@ def finetune(
             optimizer.param_groups[0]["lr"] = (
                 learning_rate * 0.5 * (1 + math.cos(math.pi * step / num_steps))
             )
-            each = [F.cross_entropy(logits, labels) for logits in student.module(images)]
-            mean = torch.stack(each).mean()
-            optimizer.zero_grad()
-            mean.backward()  # type: ignore[no-untyped-call]
+            with sound_convolutions(student.convolutions(), images.device):
+                each = [F.cross_entropy(logits, labels) for logits in student.module(images)]
+                mean = torch.stack(each).mean()
+                optimizer.zero_grad()
+                mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(float(mean.detach()))
             step += 1
@@ -166,6 +168,14 @@ class _Student:
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: weights, then biases."""
         return [*self._weights.values(), *self._biases.values()]
+
+    def convolutions(self) -> list[Convolution]:
+        """Those with a stride, which the other layers' arguments do not reach."""
+        return [
+            (self._weights[node.name].shape, args_of(node)[3])
+            for node in self.module.graph.nodes
+            if node.name in self._weights and len(args_of(node)) > 3
+        ]
 
     def on_the_grid_of(self, quantized: GraphModule) -> GraphModule:
         """A copy of the graph this was made of, with the weights as they are now."""

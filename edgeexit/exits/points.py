@@ -8,8 +8,9 @@ one-standard-error rule of Breiman et al. 1984, "Classification and Regression T
 
 The cost of leaving at exit k is the MACs of segments 0 to k, heads included. Thresholds are chosen
 on the split that is given here, on the logits of the engine that is named: give the calibration
-split, never the test split. ``best_possible_macs_saved`` runs the same search on any split; on the
-test split that is the bound which no choice of thresholds can beat there, and nothing else.
+split, never the test split. ``best_possible_macs_saved`` runs the same search on any split, to be
+reported beside and used for nothing. With up to three exits that is the bound which no choice of
+thresholds can beat there; with more it is what the search found, and others may save more.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def best_possible_macs_saved(
 ) -> float:
     """The share of MACs that the best thresholds for these very samples would save.
 
-    To be reported beside what thresholds from the calibration split save on the test split.
+    To be reported beside what thresholds from the calibration split save on the test split. A bound
+    with up to three exits; with more, what the search of ``exits/search.py`` found.
 
     Args:
         logits: int8 [num_samples, num_exits, num_classes], for instance of the test split.

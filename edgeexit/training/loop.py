@@ -14,11 +14,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from edgeexit.data.types import Splits
 from edgeexit.errors import ArgumentError, DataError, TrainingError
 from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.onednn import convolutions_of, sound_convolutions
 from edgeexit.nn.weights_file import weights_bytes
 from edgeexit.training.batches import (
     DeviceSamples,
@@ -42,7 +44,6 @@ from edgeexit.training.checkpoint import (
 from edgeexit.training.config import TrainConfig
 from edgeexit.training.methods import Method, create
 from edgeexit.training.modes import phase_module, set_modes
-from edgeexit.training.onednn import sound_convolutions
 from edgeexit.training.progress import Progress, silent
 from edgeexit.training.reuse import take_over
 from edgeexit.training.schedule import learning_rate
@@ -85,9 +86,9 @@ def run_training(
             hint="lower the batch size instead",
         )
     method.rebuild(model)
-    with sound_convolutions(model, accelerator.device):
+    with sound_convolutions(convolutions_of(model), accelerator.device):
         run = _Run(model, data, config, method, output, accelerator, progress)
-        return run.all_phases(reuse)
+        return run.from_start_to_end(reuse)
 
 
 class _Run:
@@ -111,6 +112,13 @@ class _Run:
         self.accelerator = accelerator
         self.progress = progress
         self.frozen = [p for p in model.parameters() if not p.requires_grad]
+        self.frozen_norms = [
+            module
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            and any(True for _ in module.parameters())
+            and not any(p.requires_grad for p in module.parameters())
+        ]
         self.fingerprint = _fingerprint(model, data)
         self.train_split = training_samples(
             data.train,
@@ -132,7 +140,20 @@ class _Run:
             macs=self.macs,
         )
 
-    def all_phases(self, reuse: Path | None) -> tuple[EpochRecord, ...]:
+    def from_start_to_end(self, reuse: Path | None) -> tuple[EpochRecord, ...]:
+        """All phases and what comes after; a run that fails leaves its network like one that ends.
+
+        It can be trained again then, and nothing is taken for frozen that a phase has frozen.
+        """
+        try:
+            state = self._all_phases(reuse)
+        finally:
+            self.method.take_off(self.model)
+            self.model.requires_grad_(True)
+            self._keep_frozen()
+        return self._finish(state)
+
+    def _all_phases(self, reuse: Path | None) -> RunState:
         state = None
         if self.output is not None:
             state = read_state(self.output, self.config, self.fingerprint, self._lengths())
@@ -145,8 +166,10 @@ class _Run:
                 self._load(state)
             if index == state.phase:
                 state = self.one_phase(index, self.plan[index], state)
-        self.model.requires_grad_(True)
-        self._keep_frozen()
+        return state
+
+    def _finish(self, state: RunState) -> tuple[EpochRecord, ...]:
+        self._share_weights()
         self.method.finish(self.model, self._unaugmented)
         if self.output is not None and self.accelerator.is_main_process:
             write_whole(self.output / "weights.safetensors", weights_bytes(self.model))
@@ -160,9 +183,11 @@ class _Run:
         return [(-(-p.num_steps // self.steps), min(self.steps, p.num_steps)) for p in self.plan]
 
     def _keep_frozen(self) -> None:
-        """What its owner froze before the training stays as it was."""
+        """What its owner froze before the training stays as it was, statistics included."""
         for parameter in self.frozen:
             parameter.requires_grad_(False)
+        for norm in self.frozen_norms:
+            norm.eval()
 
     def _load(self, state: RunState) -> None:
         try:
@@ -185,6 +210,7 @@ class _Run:
         return state
 
     def one_phase(self, index: int, phase: Phase, state: RunState) -> RunState:
+        self._share_weights()
         set_modes(self.model, phase.name)
         self._keep_frozen()
         module = phase_module(self.model, phase.name)
@@ -253,13 +279,7 @@ class _Run:
                 if config.checkpoint_steps and (done + 1) % config.checkpoint_steps == 0:
                     self._save_within(index, epoch, done + 1, step, state)
         sums = self._all_sums(step.sums)
-        if not bool(torch.isfinite(sums.loss)):
-            raise TrainingError(
-                "the loss is not a finite number any more",
-                given=f"loss {float(sums.loss) / num_steps}",
-                where=f"phase {phase.name!r}, epoch {epoch + 1}",
-                hint="lower learning_rate; the state before this epoch is kept",
-            )
+        self._check_finite(sums.loss, phase, epoch)
         part = phase_module(self.model, phase.name)
         return EpochRecord(
             phase=phase.name,
@@ -279,9 +299,33 @@ class _Run:
     ) -> None:
         """A checkpoint in the middle of an epoch: the sums so far go with it."""
         sums = self._all_sums(step.sums)
+        self._check_finite(sums.loss, self.plan[index], epoch)
         tensors = _tensors(self.model, _part(state.tensors, "kept"), step.optimizer)
         tensors |= {"sums.loss": sums.loss.cpu(), "sums.correct": sums.correct.cpu()}
         self.save(RunState(index, epoch, done, state.log, state.best, state.waited, tensors))
+
+    def _check_finite(self, loss: Tensor, phase: Phase, epoch: int) -> None:
+        """Before a state is written, so that what is kept can be gone back to."""
+        moving = [p for p in self.model.parameters() if p.requires_grad]
+        finite = {
+            "loss": bool(loss.isfinite()),
+            "weights": all(bool(p.isfinite().all()) for p in moving),
+        }
+        if not all(finite.values()):
+            raise TrainingError(
+                "the training has diverged",
+                wanted="a loss and weights that are finite numbers",
+                given="not finite: " + ", ".join(name for name, ok in finite.items() if not ok),
+                where=f"phase {phase.name!r}, epoch {epoch + 1}",
+                hint="start again in another folder with a lower learning_rate",
+            )
+
+    def _share_weights(self) -> None:
+        """All processes go on with the first one's network: a phase syncs what it moves alone."""
+        if self.accelerator.num_processes == 1:
+            return
+        for value in self.model.state_dict().values():
+            value.copy_(broadcast(value.contiguous()))
 
     def _agreed(self, accuracy: tuple[float, ...]) -> tuple[float, ...]:
         """The first process's: each has batch-norm statistics of its own, and all stop together."""

@@ -97,7 +97,7 @@ class PhaseStep:
         self.prepared_optimizer: Optimizer = self.optimizer
         self.prepared: Callable[[Tensor], tuple[Tensor, ...]] = module
         if not self.captures:
-            self.prepared, self.prepared_optimizer = accelerator.prepare(module, self.optimizer)
+            self.prepared, self.prepared_optimizer = _prepare(accelerator, module, self.optimizer)
         if config.compile:
             self.prepared = torch.compile(self.prepared)
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -134,9 +134,11 @@ class PhaseStep:
             return
         before = torch.cuda.current_stream()
         self.stream.wait_stream(before)
-        with torch.cuda.stream(self.stream):
-            yield
-        before.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            before.wait_stream(self.stream)
 
     def __call__(self, number: int, seed: tuple[int, ...]) -> None:
         """Takes a step.
@@ -239,3 +241,20 @@ class PhaseStep:
             return contextlib.nullcontext()
         # A cache of cast weights must not outlive a captured step, in which it would be filled.
         return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+
+
+def _prepare(
+    accelerator: Accelerator, module: nn.Module, optimizer: SGD
+) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Optimizer]:
+    """`Accelerator.prepare`, but the module itself stays as it was.
+
+    `prepare` has a module compute in the run's precision for good, between steps and after the run
+    too. Steps have their precision from `PhaseStep._autocast`.
+    """
+    before = dict(vars(module))
+    prepared, prepared_optimizer = accelerator.prepare(module, optimizer)
+    for name in vars(module).keys() - before.keys():
+        delattr(module, name)
+    if "forward" in before:
+        vars(module)["forward"] = before["forward"]
+    return prepared, prepared_optimizer

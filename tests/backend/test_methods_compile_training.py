@@ -69,7 +69,7 @@ def trained(method: Method) -> MultiExitModel:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    method.finish(model, lambda: [(x, labels)])
+    method.take_off(model)
     return model.eval()
 
 

@@ -143,7 +143,7 @@ def test_seeds_reproduce_and_a_finished_model_is_a_plain_one(method: Method) -> 
         model = small()
         method.rebuild(model)
         losses.append(trained(model, method, PHASES))
-        method.finish(model, lambda: [samples()])
+        method.take_off(model)
         ended.append(state(model))
     assert losses[0] == losses[1]
     assert same(ended[0], ended[1])
@@ -475,6 +475,16 @@ def test_raptr_finds_the_blocks_of_a_path() -> None:
     assert bypassable_names(small(blocks=(1, 1, 1)), image) == []
 
 
+def test_raptr_keeps_a_block_with_an_exit_inside() -> None:
+    torch.manual_seed(0)
+    backbone = ResNet((5, 1, 1), (8, 8, 8), in_channels=3, num_classes=3)
+    at = {"layer1.2.conv1": heads.Pooled()}
+    model = attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
+    # Also kept: the first, the last, and the one before the exit's block, the last that it hears.
+    assert bypassable_names(model, torch.zeros(1, 3, 8, 8)) == ["layer1.3"]
+    assert all(loss < 3 for loss in trained(model, RaPTr(start=0.1), ("everything",), 8))
+
+
 class PreNorm(nn.Module):
     """A residual block of tokens, as in a transformer, with one inside that is none."""
 
@@ -749,7 +759,7 @@ def test_masked_training_makes_a_core_that_works_alone() -> None:
         at = {"layer1": heads.Pooled()}
         model = attach_exits(backbone, at, example=torch.zeros(1, 3, 8, 8))
         trained(model, method, ("everything",), 60, images=images, labels=labels)
-        method.finish(model, lambda: [(images, labels)])
+        method.take_off(model)
         core = split_core(model, 0.2, lambda: [(images, labels)])
         with torch.no_grad():
             found[type(method)] = float(F.cross_entropy(core(images)[-1], labels))

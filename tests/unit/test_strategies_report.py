@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from networks import IMAGE, network, pieces, splits
 from rich.console import Console
 from torch import nn
 
+from edgeexit.data.types import Samples
 from edgeexit.nn.weights_file import weights_bytes
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -32,6 +33,7 @@ def benchmark(name: str) -> Any:
 
 
 report, plot = benchmark("strategies_report"), benchmark("strategies_plot")
+runs = benchmark("strategies_runs")
 
 
 class Small(nn.Module):
@@ -96,6 +98,26 @@ def test_float_against_a_count_by_hand() -> None:
     assert any(found is None for found in measured.budgets.values())  # or None is not tried here
 
 
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_thresholds_know_nothing_of_the_test_split(precision: str) -> None:
+    """Other labels there change what is found there, and not a threshold."""
+    model, data = network("residual"), splits()
+    others = Samples(data.test.images, (data.test.labels + 1) % 5)
+    same = report.measure(model, data, precision=precision)
+    other = report.measure(model, replace(data, test=others), precision=precision)
+    assert other.exit_accuracy != same.exit_accuracy
+    for name, found in same.budgets.items():
+        if found is None:
+            assert other.budgets[name] is None
+            continue
+        # The images of both splits are the same, and so is where they leave.
+        assert other.budgets[name].calibration_accuracy == found.calibration_accuracy
+        assert other.budgets[name].exit_rates == found.exit_rates
+        assert other.budgets[name].macs == found.macs
+        assert other.budgets[name].accuracy != found.accuracy
+        assert found.calibration_accuracy == found.accuracy
+
+
 def test_the_network_is_left_as_it_was() -> None:
     model = network("mobile").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -150,6 +172,37 @@ def test_what_was_measured_is_kept_until_the_weights_change(tmp_path: Path) -> N
         path.write_text(damaged)
         measure(reference_macs=20 * SMALL_MACS)
         assert path.read_text() == whole
+
+
+def test_a_training_of_another_table_is_not_measured_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was cut short resumes or is refused by the training itself."""
+    monkeypatch.setattr(runs.data, "load", lambda name: splits())
+    folder, results = tmp_path / "run", tmp_path / "rows"
+    job = runs.Job("resnet8", "toy", "mixed 40 %", 0)
+
+    def finish(epochs: int) -> None:
+        config = asdict(runs.TrainConfig(**runs.options(job, splits(), epochs)))
+        content = {"config": config, "budget_macs": 1, "trained_with": {}, "log": []}
+        folder.mkdir(exist_ok=True)
+        (folder / "run.json").write_text(json.dumps(content))
+        (folder / "weights.safetensors").write_bytes(weights_bytes(runs.build(job, splits())))
+
+    def run_job() -> None:
+        runs.run_job(job, folder, results, 3, lambda name, text: None)
+
+    monkeypatch.setattr(runs, "PRECISIONS", ("float",))
+    finish(epochs=4)
+    with pytest.raises(SystemExit, match=r"epochs: 4 -> 3.*--runs and --results"):
+        run_job()
+    assert not results.exists()
+    finish(epochs=3)
+    run_job()
+    (row,) = results.iterdir()
+    assert json.loads(row.read_text())["epochs"] == 3
+    with pytest.raises(SystemExit, match=r"table of 3 epochs.*--runs and --results"):
+        runs.check_row(row, 4)
 
 
 # ------------------------------------------------------------------ many networks

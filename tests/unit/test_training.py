@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_training import make_data, make_model
 
-from edgeexit.data.types import Augmentation, Splits
+from edgeexit.data.types import Augmentation, Samples, Splits
 from edgeexit.errors import ArgumentError, CheckpointError, DataError, EdgeExitError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
@@ -235,6 +235,74 @@ def test_early_stopping_spends_less_and_keeps_the_best(tmp_path: Path) -> None:
     log = train(model, make_data(), strategy="joint", epochs=30, batch_size=16, patience=1,
                 learning_rate=1e-9, output=tmp_path)  # fmt: skip
     assert len(log) < 30
+
+
+PATIENT = {"strategy": "mixed", "backbone_share": 0.5, "epochs": 30, "batch_size": 16,
+           "learning_rate": 0.02, "patience": 2}  # fmt: skip
+"""Both phases end early: the first after 7 of 15 epochs, the second after 7."""
+
+
+def test_early_stopping_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """Cut where a head has waited and where weights are kept that are not the last ones."""
+
+    class Cut:
+        def __init__(self, after: int) -> None:
+            self.left = after
+
+        def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None: ...
+
+        def step(self) -> None: ...
+
+        def epoch(self, record: EpochRecord) -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+    whole = make_model()
+    log = train(whole, make_data(), **PATIENT)
+    assert [record.phase for record in log] == ["backbone"] * 7 + ["everything"] * 7
+    for after in (6, 9, 13):
+        folder = tmp_path / str(after)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_model(), make_data(), output=folder, progress=Cut(after), **PATIENT)
+        resumed = make_model(1)
+        resumed_log = train(resumed, make_data(), output=folder, **PATIENT)
+        assert [r.accuracy for r in resumed_log] == [r.accuracy for r in log]
+        assert same(state(resumed), state(whole))
+
+
+def test_early_stopping_keeps_the_weights_of_the_last_improvement() -> None:
+    """Where accuracy falls afterwards: the last weights are worse."""
+    model = make_model()
+    snapshots: list[dict[str, torch.Tensor]] = []
+
+    class Watch:
+        def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None: ...
+
+        def step(self) -> None: ...
+
+        def epoch(self, record: EpochRecord) -> None:
+            snapshots.append(state(model))
+
+    log = train(model, falling(), progress=Watch(), strategy="backbone=1", epochs=30,
+                batch_size=16, learning_rate=0.02, patience=3)  # fmt: skip
+    accuracy = [record.accuracy[0] for record in log]
+    best = accuracy.index(max(accuracy))
+    assert len(log) == best + 4 < 30
+    assert accuracy[-1] < accuracy[best]
+    assert same(state(model), snapshots[best])
+    assert not same(state(model), snapshots[-1])
+
+
+def falling() -> Splits:
+    """The calibration split has the labels of an untrained network: training unlearns them."""
+    data = make_data()
+    images = (torch.from_numpy(data.train.images).permute(0, 3, 1, 2).float() - 128) / 128
+    model = make_model().eval()
+    with torch.no_grad():
+        labels = model.backbone(images).argmax(1).numpy()
+    calibration = Samples(data.calibration.images, labels)
+    return Splits(**{**vars(data), "calibration": calibration})
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ NUM_KILLS = 20
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "ACCELERATE_USE_CPU": "true",
-    "PYTHONPATH": str(Path(__file__).parents[1]),  # where pytest finds tiny_training
+    "PYTHONPATH": os.pathsep.join(  # where pytest finds tiny_training, and what it was given
+        filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    ),
 }
 
 

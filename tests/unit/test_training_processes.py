@@ -6,6 +6,7 @@ of sums; batch norm sees a share at a time, and changes with it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from edgeexit.errors import ArgumentError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.weights_file import weights_bytes
 from edgeexit.training import EpochRecord, load_checkpoint, train
 
 NUM_EPOCHS, NUM_STEPS = 6, 3
@@ -48,7 +50,9 @@ BFLOAT16 = 0.05
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "ACCELERATE_USE_CPU": "true",
-    "PYTHONPATH": str(Path(__file__).parents[1]),  # where pytest finds tiny_training
+    "PYTHONPATH": os.pathsep.join(  # where pytest finds tiny_training, and what it was given
+        filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    ),
 }
 
 
@@ -106,9 +110,38 @@ def cut(folder: Path, name: str, after_epochs: int) -> None:
         train(MODELS[name](), make_data(), output=folder, progress=Cut(after_epochs), **OPTIONS)
 
 
+class Networks(Cut):
+    """Keeps the backbone at each step of the phase heads."""
+
+    def __init__(self, model: MultiExitModel) -> None:
+        super().__init__(NUM_EPOCHS)
+        self.model, self.now, self.seen = model, "", set[str]()
+
+    def phase(self, name: str, num_epochs: int, num_steps: int, done_epochs: int) -> None:
+        self.now = name
+
+    def step(self) -> None:
+        if self.now == "heads":
+            self.seen.add(hash_of(self.model.backbone))
+
+
+def hash_of(module: nn.Module) -> str:
+    return hashlib.sha256(weights_bytes(module)).hexdigest()
+
+
+def one_network(folder: Path, seed: int) -> None:
+    """Leaves the hashes of the backbone in phase heads and of the network at the end."""
+    model = make_model(seed)
+    networks = Networks(model)
+    train(model, make_data(), progress=networks, **OPTIONS)
+    hashes = [*networks.seen, hash_of(model)]
+    (folder / f"hashes-{seed}.json").write_text(json.dumps(hashes))
+
+
 def two_processes(folder: Path) -> None:
     """What each of the two runs; all runs share one start of torch."""
     torch.set_num_threads(1)
+    one_network(folder, seed=int(os.environ["RANK"]))
     for name, make in MODELS.items():
         for after_epochs in CUT_AFTER:
             train(make(1), make_data(), output=folder / f"{name}-one-{after_epochs}", **OPTIONS)
@@ -197,6 +230,13 @@ def test_parts_and_processes_together(runs: Path) -> None:
     assert farthest(whole, parts) < ORDER_OF_SUMS
 
 
+def test_processes_train_one_network(runs: Path) -> None:
+    """Whatever each began with: weights and running statistics are the first one's."""
+    first, second = (json.loads((runs / f"hashes-{rank}.json").read_text()) for rank in (0, 1))
+    assert len(first) == 2  # one backbone in all of the phase, and the network
+    assert first == second
+
+
 @pytest.mark.parametrize("accumulate", [2, 4, 16])
 def test_a_batch_in_parts_is_one_batch(accumulate: int) -> None:
     whole, parts = make_plain(), make_plain()
@@ -232,6 +272,26 @@ def test_bfloat16() -> None:
     assert farthest(model.state_dict(), twin.state_dict()) > 1000 * ORDER_OF_SUMS  # it is another
     for a, b in zip(log, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=BFLOAT16)
+
+
+def test_bfloat16_is_for_steps_alone() -> None:
+    """Between steps and after them the network computes in float32, as a fresh one does."""
+    model, seen = make_model(), set()
+    fresh = make_model(1).to(memory_format=torch.channels_last)  # as training leaves it
+    model.backbone.get_submodule("stem").register_forward_hook(
+        lambda module, _, output: seen.add((module.training, output.dtype))
+    )
+    images = torch.rand(4, 3, 8, 8)
+    for strategy in ("joint", OPTIONS["strategy"]):
+        train(model, make_data(), precision="bf16", **{**OPTIONS, "strategy": strategy})
+        assert vars(model).keys() == vars(fresh).keys()
+        fresh.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            assert all(map(torch.equal, model.eval()(images), fresh.eval()(images)))
+    assert (True, torch.bfloat16) in seen
+    assert (True, torch.float32) not in seen
+    program = torch.export.export(model, (images,))
+    assert not [node for node in program.graph.nodes if "_to_copy" in str(node.target)]
 
 
 def test_bfloat16_resumes_to_the_same_bits(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tiny_training import make_data, make_model
 from torch import Tensor, nn
 
 from edgeexit.cli.app import main
+from edgeexit.data.types import Splits
 from edgeexit.errors import ArgumentError, CheckpointError, TrainingError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
@@ -92,20 +93,70 @@ def test_attention_is_counted() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_what_was_frozen_before_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["disjoint", "joint"])
+def test_what_was_frozen_before_stays(strategy: str) -> None:
+    """Batch-norm statistics included; those of a layer that moves go on."""
     model = make_model()
-    stem = next(model.backbone.parameters()).requires_grad_(False)
-    before = stem.clone()
-    train(model, make_data(), **OPTIONS, strategy="disjoint")
-    assert torch.equal(stem, before)
-    moving = [parameter.requires_grad for parameter in model.parameters()]
-    assert moving == [False, *[True] * (len(moving) - 1)]
+    stem = model.backbone.get_submodule("stem").requires_grad_(False)
+    next(model.backbone.get_submodule("layer1").parameters()).requires_grad_(False)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, make_data(), **OPTIONS, strategy=strategy)
+    after = model.state_dict()
+    assert frozen == [name for name, p in model.named_parameters() if not p.requires_grad]
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {*frozen, *(f"backbone.stem.{name}" for name in stem.state_dict())}
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="lower learning_rate"):
-        train(make_model(), make_data(), output=tmp_path, **{**OPTIONS, "learning_rate": 1e12})
+class Untouchable:
+    """Stands for a split that nobody may look at."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise AssertionError(f"{name} of the test split was asked for")
+
+    def __len__(self) -> int:
+        raise AssertionError("the length of the test split was asked for")
+
+    def __getitem__(self, index: object) -> object:
+        raise AssertionError(f"{index} of the test split was asked for")
+
+
+@pytest.mark.parametrize("method", ["uniform", "e2cm"])  # one that finishes on data
+def test_training_does_not_look_at_the_test_split(method: str, tmp_path: Path) -> None:
+    data = make_data()
+    hidden = Splits(**{**vars(data), "test": Untouchable()})
+    options = {**OPTIONS, "patience": 1, "checkpoint_steps": 1, "method": method}
+    with pytest.raises(Killed):
+        train(make_model(), hidden, output=tmp_path / "a", progress=KillAfter(2), **options)
+    train(make_model(), hidden, output=tmp_path / "a", **options)
+    train(make_model(), hidden, output=tmp_path / "b", reuse=tmp_path / "a", **options)
+
+
+@pytest.mark.parametrize("checkpoint_steps", [None, 1])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    checkpoint_steps: int | None, tmp_path: Path
+) -> None:
+    options = {**OPTIONS, "learning_rate": 1e12, "checkpoint_steps": checkpoint_steps}
+    with pytest.raises(TrainingError, match=r"(?s)diverged.*loss.*another folder.*lower learning"):
+        train(make_model(), make_data(), output=tmp_path, **options)
     assert not (tmp_path / "run.json").exists()
+    if checkpoint_steps is not None:
+        kept = load_file(tmp_path / "resume.safetensors")
+        assert all(bool(value.isfinite().all()) for value in kept.values())
+
+
+def test_weights_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
+    """A step's loss is that of the weights before it: the last step's weights have none."""
+    model = make_model()
+
+    class Spoil(KillAfter):
+        def step(self) -> None:
+            next(model.parameters()).data.fill_(torch.inf)
+
+    options = {"strategy": "joint", "epochs": 1, "batch_size": 16}
+    with pytest.raises(TrainingError, match=r"(?s)diverged.*not finite: weights"):
+        train(model, make_data(16), output=tmp_path, progress=Spoil(0), **options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

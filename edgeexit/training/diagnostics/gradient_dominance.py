@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeexit.nn.model import MultiExitModel
+from edgeexit.nn.onednn import convolutions_of, sound_convolutions
 from edgeexit.training.diagnostics.sample import (
     Floats,
     Sample,
@@ -102,7 +103,11 @@ def gradient_dominance(
     parameters = [p for name in names for p in owners[name]]
     exits = tuple(model.exit_names)
     total: list[list[Tensor]] = [[torch.zeros_like(p) for p in parameters] for _ in exits]
-    with _everything_trained(model, mode), _reaching_the_backbone(model, sample) as answers:
+    with (
+        sound_convolutions(convolutions_of(model), device_of(model)),
+        _everything_trained(model, mode),
+        _reaching_the_backbone(model, sample) as answers,
+    ):
         for done, (images, labels) in enumerate(batches(sample, batch_size, model)):
             losses = [
                 F.cross_entropy(z, labels, reduction="sum") for z in model(images)[: len(exits)]

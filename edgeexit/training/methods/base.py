@@ -71,11 +71,20 @@ class Method(abc.ABC):
         """Changes a fresh network in place, before it is trained or its weights are loaded."""
 
     def start_phase(self, model: MultiExitModel, phase: PhaseName) -> None:  # noqa: B027  a hook
-        """Changes the network in place before a phase; must hold when a run resumes there."""
+        """Changes the network in place before a phase; must hold when a run resumes there.
+
+        What it or `loss` adds to the network, `take_off` removes.
+        """
 
     @abc.abstractmethod
     def loss(self, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The scalar that a step minimises, in nats, and the logits of ``step.exits``."""
 
+    def take_off(self, model: MultiExitModel) -> None:  # noqa: B027  a hook
+        """Leaves the network as `rebuild` leaves a fresh one, but for its weights.
+
+        Called after the last phase, and wherever a run ends before: nothing may be there yet.
+        """
+
     def finish(self, model: MultiExitModel, batches: Batches) -> None:  # noqa: B027  a hook
-        """Makes the trained network what is compiled, in place: as `rebuild` leaves a fresh one."""
+        """Computes in place what the trained network still lacks, once `take_off` is done."""

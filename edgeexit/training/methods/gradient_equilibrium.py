@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.training.methods.base import Batches, Method, Step
+from edgeexit.training.methods.base import Method, Step
 from edgeexit.training.methods.gradient_scaling import ScaledInput, ScaledOutput, remove_scaling
 from edgeexit.training.strategies import PhaseName
 
@@ -61,7 +61,6 @@ class GradientEquilibrium(Method):
         losses = [step.cross_entropy(z).mean() for z in logits]
         return sum(losses[1:], losses[0]), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
-        """See `Method.finish`."""
-        del batches
+    def take_off(self, model: MultiExitModel) -> None:
+        """See `Method.take_off`."""
         remove_scaling(model)

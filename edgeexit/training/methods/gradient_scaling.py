@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ArgumentError
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.training.methods.base import Batches, Method, Step
+from edgeexit.training.methods.base import Method, Step
 from edgeexit.training.strategies import PhaseName
 
 
@@ -56,9 +56,8 @@ class GradientScaling(Method):
         logits = step.module(step.images)
         return torch.stack([step.cross_entropy(z).mean() for z in logits]).mean(), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
-        """See `Method.finish`."""
-        del batches
+    def take_off(self, model: MultiExitModel) -> None:
+        """See `Method.take_off`."""
         remove_scaling(model)
 
 

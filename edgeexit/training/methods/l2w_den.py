@@ -42,7 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgeexit.errors import ArgumentError
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.training.methods.base import Batches, Method, Step
+from edgeexit.training.methods.base import Method, Step
 from edgeexit.training.strategies import PhaseName
 
 WEIGHT_DECAY = 1e-4
@@ -185,7 +185,7 @@ class L2WDEN(Method):
             weights = self.weights(network, cast(Tensor, network.values), losses, step.exits)
         return (weights * losses).mean(), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
+    def take_off(self, model: MultiExitModel) -> None:
         """Takes the weight network away."""
         if hasattr(model, "method_state"):
             del model.method_state

@@ -88,7 +88,7 @@ class PartiallyMasked(Method):
         logits = _masked_pass(step) if masked else step.module(step.images)
         return torch.stack([step.cross_entropy(z).mean() for z in logits]).mean(), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
+    def take_off(self, model: MultiExitModel) -> None:
         """Takes the switches away."""
         for layer in _masked_layers(model):
             plain: type[nn.Module] = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear

@@ -13,7 +13,8 @@ end of the path, and a last stage that trains everything. Deviations:
 - The paper's networks have one output. Here the depth of the prefix is drawn as well: uniformly
   from a least depth, which grows with the stages, to the full depth; the loss of a sub-network is
   the mean over all its exits, since each of them is the end of a path.
-- Kept besides the first and last block are those that an exit listens to, the last of their prefix.
+- Kept besides the first and last block are those that an exit listens to, the last of their prefix,
+  and those with an exit inside.
 - A block stays with the stage's probability. That is the share of the bypassable blocks on the path
   and not of all blocks, so paths are a little longer than the paper's.
 - Outputs are not scaled to make up for bypassed blocks: batch norm follows each convolution here.
@@ -41,7 +42,7 @@ from torch.func import functional_call
 
 from edgeexit.errors import ArgumentError
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.training.methods.base import Batches, Method, Step
+from edgeexit.training.methods.base import Method, Step
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class RaPTr(Method):
         moving = [p.sum() for p in step.model.parameters() if p.requires_grad]
         return loss + 0.0 * torch.stack(moving).sum(), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
+    def take_off(self, model: MultiExitModel) -> None:
         """Makes the blocks what they were."""
         for block in cast(tuple[_Bypassable, ...], getattr(model, "bypassable", ())):
             block.__class__ = type(block).__bases__[1]
@@ -126,7 +127,7 @@ def make_bypassable(model: MultiExitModel, image: Tensor) -> tuple[nn.Module, ..
 
     A residual block is a module that returns its input when all its parameters are zero, and that
     holds no smaller one. The first and the last of them are not taken, nor those whose output is
-    the last that an exit hears.
+    the last that an exit hears, nor those with an exit inside.
 
     Args:
         model: The network; the classes of its blocks change, its weights and modes do not.
@@ -178,6 +179,7 @@ def bypassable_names(model: MultiExitModel, image: Tensor) -> list[str]:
         name for name in residual if not any(other.startswith(name + ".") for other in residual)
     ]
     kept, last = set(smallest[:1]), ""
+    kept |= {n for n in smallest if any(p.startswith(n + ".") for p in model.attach_points)}
     for name in done:
         last = name if name in smallest else last
         if name in model.attach_points:

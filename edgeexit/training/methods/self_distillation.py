@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ArgumentError, ModelError
 from edgeexit.nn.model import MultiExitModel
-from edgeexit.training.methods.base import Batches, Method, Step
+from edgeexit.training.methods.base import Method, Step
 from edgeexit.training.strategies import PhaseName
 
 
@@ -83,9 +83,8 @@ class SelfDistillation(Method):
             losses.append(loss)
         return torch.stack(losses).mean(), logits
 
-    def finish(self, model: MultiExitModel, batches: Batches) -> None:
-        """See `Method.finish`."""
-        del batches
+    def take_off(self, model: MultiExitModel) -> None:
+        """See `Method.take_off`."""
         _forget_final(model)
 
     def _divergence(self, z: Tensor, teacher: Tensor) -> Tensor:
