@@ -184,7 +184,7 @@ def _read(path: Path) -> Target:
     toolchain = reader.optional_table("toolchain")
     emulator = reader.optional_table("emulator")
     target = Target(
-        name=reader.text("name"),
+        name=reader.line("name"),
         description=reader.text("description"),
         system=reader.text("system"),
         architectures=reader.texts("architectures"),
@@ -230,7 +230,7 @@ def _read(path: Path) -> Target:
 
 def _core(reader: TargetTable) -> Core:
     return Core(
-        name=reader.text("name"),
+        name=reader.line("name"),
         dsp=reader.boolean("dsp"),
         mve=reader.boolean("mve"),
         cost=reader.choice("cost", _COSTS),
