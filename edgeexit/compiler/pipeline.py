@@ -129,7 +129,7 @@ def compile_model(
         begin("fine-tune")  # after quantization, whose grids it trains on, and kept if it helps
         tuned = finetune(quantized, data, epochs=finetune_epochs, report=begin.say)
         tools["fine-tuning"] = f"epochs={finetune_epochs}, {tuned.verdict}"
-        begin.say(f"fine-tune: {tuned.verdict}")
+        begin.say(f"fine-tune: {tuned.verdict}; by exit {tuned.by_exit}")
         quantized = tuned.graph
         verify.quantized(quantized)
 

@@ -28,8 +28,8 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
         The model, its exits in the order in which the module computes them.
 
     Raises:
-        ModelError: A submodule is unknown, is not run, runs twice, or does not depend on the
-            input; the module does not return logits; a head does not fit.
+        ModelError: A submodule is unknown, is called ``final``, is not run, runs twice, or does not
+            depend on the input; the module does not return logits; a head does not fit.
     """
     if not at:
         raise ModelError("no exits were named", wanted="at={submodule: head}", given="at={}")
@@ -47,6 +47,13 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
                 if near
                 else f"the top level has {children or 'no submodules'}",
             )
+    if "final" in at:
+        raise ModelError(
+            "two exits would have the same name",
+            wanted="a submodule that is not called 'final', as the last exit is",
+            where="at['final']",
+            hint="rename the submodule",
+        )
     logits, features = _trace(module, tuple(at), example)
     num_classes = logits.shape[1]
     heads: dict[str, nn.Module] = {}

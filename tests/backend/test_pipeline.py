@@ -180,6 +180,37 @@ def test_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        (("a", "final", "final"), "(?s)same name.*exit 2.*'final'"),
+        (("a", "b" * 201, "final"), "(?s)hold the name of this exit.*exit 1"),
+        (("a", "b\n", "final"), "hold the name of this exit"),
+        (tuple(f"exit{k}" for k in range(65)), "(?s)1 to 64 exits.*65 exits"),
+    ],
+)
+def test_exits_that_a_bundle_cannot_hold(
+    names: tuple[str, ...], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    model = network("ensemble")
+    monkeypatch.setattr(type(model), "exit_names", names)
+    with pytest.raises(ModelError, match=match):
+        compile_model(
+            model,  # type: ignore[arg-type]
+            data=splits(),
+            output=tmp_path / "toy.eexit",
+            progress=lambda name, done, total: told.append(name),
+        )
+    assert told == ["check"]
+
+
+def test_data_that_a_bundle_cannot_name(tmp_path: Path) -> None:
+    data = replace(splits(), name="a" * 195)  # a manifest says which split too
+    with pytest.raises(DataError, match="hold this name of the data"):
+        compile_model(network("ensemble"), data=data, output=tmp_path / "toy.eexit")  # type: ignore[arg-type]
+
+
 def test_a_folder_that_is_in_use(tmp_path: Path) -> None:
     output = tmp_path / "mine.eexit"
     output.mkdir()

@@ -92,6 +92,13 @@ def test_a_place_that_cannot_carry_an_exit(name: str, message: str) -> None:
         attach_exits(Small(), {name: heads.Pooled()}, example=IMAGE)
 
 
+def test_a_submodule_with_the_name_of_the_last_exit() -> None:
+    module = nn.Sequential()
+    module.add_module("final", nn.Conv2d(3, 4, 3))
+    with pytest.raises(ModelError, match="(?s)two exits would have the same name.*'final'"):
+        attach_exits(module, {"final": heads.Pooled()}, example=IMAGE)
+
+
 def test_no_exit_at_all() -> None:
     with pytest.raises(ModelError, match="no exits were named"):
         attach_exits(Small(), {}, example=IMAGE)
