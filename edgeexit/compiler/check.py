@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edgeexit.errors import (
 )
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.runtime.decision import MAX_CLASSES
-from edgeexit.runtime.manifest import MAX_EXITS, file_name, plain_text
+from edgeexit.runtime.manifest import MAX_EXITS, MAX_MANIFEST_BYTES, file_name, plain_text
 from edgeexit.targets import Target
 
 
@@ -171,10 +172,21 @@ def check_name(name: str) -> None:
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raises `StorageError` where a bundle may not be written."""
-    if output.exists() and not (overwrite and (output / "manifest.json").is_file()):
+    if output.exists() and not (overwrite and _is_bundle(output)):
         raise StorageError(
             "the output exists already",
             wanted="a path where nothing is" if not overwrite else "nothing there, or a bundle",
             given=output,
             hint="choose another path, or overwrite a bundle: --overwrite, overwrite=True",
         )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle's manifest, of whatever version; others have such a file."""
+    try:
+        with (folder / "manifest.json").open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
+        document = json.loads(content) if len(content) <= MAX_MANIFEST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and {"schema_version", "segments"} <= document.keys()
