@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit.nn.heads import Head
-from edgeexit.nn.model import MultiExitModel, listening
+from edgeexit.nn.model import MultiExitModel, evaluating, listening
 
 
 def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) -> MultiExitModel:
@@ -77,14 +77,9 @@ def _trace(
     module: nn.Module, names: tuple[str, ...], example: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the example and checks that every named feature is computed, and from the input."""
-    training = module.training
-    module.eval()
     probe = example.detach().clone().requires_grad_(True)
-    try:
-        with torch.enable_grad(), listening(module, names) as features:
-            logits = module(probe)
-    finally:
-        module.train(training)
+    with evaluating(module), torch.enable_grad(), listening(module, names) as features:
+        logits = module(probe)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
