@@ -113,7 +113,7 @@ def test_frozen_parts_stay_frozen() -> None:
 def test_a_submodule_with_the_name_of_the_last_exit() -> None:
     module = nn.Sequential()
     module.add_module("final", nn.Conv2d(3, 4, 3))
-    with pytest.raises(ModelError, match="(?s)two exits would have the same name.*'final'"):
+    with pytest.raises(ModelError, match=r"(?s)two exits would have the same name.*'final'"):
         attach_exits(module, {"final": heads.Pooled()}, example=IMAGE)
 
 
