@@ -33,7 +33,7 @@ from edgeexit.backends.c.reader import read_model
 from edgeexit.compiler.artifacts import load
 from edgeexit.compiler.bundle import tool_versions, write_bundle
 from edgeexit.compiler.check import check_name, check_output
-from edgeexit.compiler.firmware import compile_firmware
+from edgeexit.compiler.firmware import compile_firmware, find_kernels
 from edgeexit.errors import DataError, LoweringError, TargetError
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.decision import MAX_CLASSES, RULES
@@ -81,7 +81,7 @@ def compile_tflite(
         progress: Told the name of each pass, how many passes are done, and how many there are.
 
     Raises:
-        ArgumentError: A bundle cannot have the name.
+        ArgumentError: A bundle cannot have the name, or ``cmsis_nn`` does not hold CMSIS-NN.
         DataError: The file cannot be read.
         LoweringError: It is damaged, or holds an op, type or shape that is not supported.
         TargetError: No such target, or the program does not fit it.
@@ -97,6 +97,7 @@ def compile_tflite(
     check_output(output, overwrite)
     called = name or output.name.removesuffix(".eexit")
     check_name(called)
+    kernels, kernel_tools = find_kernels(device, cmsis_nn) if device.emits_c else (None, {})
     tell = progress or (lambda _name, _done, _of: None)
 
     tell("read", 0, 3)
@@ -136,9 +137,15 @@ def compile_tflite(
     firmware, sources = None, dict[str, bytes]()
     if device.emits_c:
         tell("emit C", 2, 3)
-        links = [[Link(CHAIN_INPUT)]]
         firmware, sources = compile_firmware(
-            called, [content], links, _RULE, (point,), device, cmsis_nn
+            called,
+            [content],
+            [[Link(CHAIN_INPUT)]],
+            _RULE,
+            (point,),
+            device,
+            kernels,
+            say=lambda line: tell(f"emit C: {line}", 2, 3),
         )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -155,7 +162,7 @@ def compile_tflite(
         artifacts=(),
         firmware=firmware,
         golden=FileSpec("", "", 0),
-        tools=tool_versions(["tflite"]),
+        tools=tool_versions(["tflite"], from_graph=False) | kernel_tools,
     )
     vectors: dict[str, NDArray[Any]] = {
         "inputs": inputs,

@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tflite_ops import Builder
 
 from edgeexit.cli.app import main
+from edgeexit.compiler import firmware
 from edgeexit.compiler.from_tflite import compile_tflite
 from edgeexit.errors import ArgumentError, DataError, LoweringError, StorageError
 from edgeexit.runtime.session import Session
@@ -139,6 +140,35 @@ def test_a_softmax_with_a_factor(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(with_softmax(beta=2.0))
     with pytest.raises(LoweringError, match=r"(?s)softmax multiplies.*beta=2.0"):
         compile_tflite(tmp_path / "model.tflite", output=tmp_path / "model.eexit")
+
+
+def test_what_took_part_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(classifier())
+    told: list[str] = []
+
+    def tools(target: str, name: str, **options: Any) -> dict[str, str]:
+        bundle = compile_tflite(
+            path, target=target, output=tmp_path / name, **options,
+            progress=lambda line, done, total: told.append(line),
+        )  # fmt: skip
+        return bundle.manifest.tools
+
+    theirs = tmp_path / "CMSIS-NN"
+    for folder in ("Include", "Source"):
+        (theirs / folder).mkdir(parents=True)
+    header = theirs / "Include" / "arm_nnfunctions.h"
+    header.write_text("/* $Revision:    V.11.2.0 */")
+    assert set(tools("host", "host")) == {"edgeexit", "numpy", "ai-edge-litert"}
+    given = tools("cortex-m4", "m4", cmsis_nn=theirs)
+    assert given["cmsis-nn"] == "arm_nnfunctions.h V.11.2.0"
+    header.write_text("")
+    given = tools("cortex-m4", "m4_odd", cmsis_nn=theirs)
+    assert given["cmsis-nn"] == "arm_nnfunctions.h without a version"
+    assert not any("CMSIS-NN" in line for line in told)
+    monkeypatch.setattr(firmware, "find_cmsis_nn", lambda folder: None)
+    assert tools("cortex-m4", "m4_none")["cmsis-nn"] == "not found"
+    assert told[-1].startswith("emit C: CMSIS-NN is not found")
 
 
 def test_numbers_are_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
