@@ -101,8 +101,9 @@ class TargetTable:
         """An integer from ``least`` to 2^53."""
         value = self._take(key)
         # A boolean is an integer to Python.
-        is_integer = isinstance(value, int) and not isinstance(value, bool)
-        if not is_integer or not least <= value <= _MAX_INTEGER:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._wrong(key, "an integer", value)
+        if not least <= value <= _MAX_INTEGER:
             raise self._wrong(key, f"an integer of at least {least} and at most 2^53", value)
         return value
 
