@@ -40,7 +40,7 @@ class Limits:
 
     @property
     def model_flash_bytes(self) -> int:
-        """What weights and code of the model may take."""
+        """What the model may take: its weights, its tables, and the code that runs it."""
         return self.flash_bytes - self.reserved_flash_bytes
 
     @property

@@ -16,6 +16,7 @@ from edgeexit.backends.c.chain import chain_of
 from edgeexit.backends.c.cmsis_nn_sources import CmsisNn, find_cmsis_nn
 from edgeexit.backends.c.plan_peak import require_arena
 from edgeexit.backends.c.plan_picture import draw
+from edgeexit.compiler.flash import flash_bytes
 from edgeexit.errors import TargetError
 from edgeexit.targets import Target
 from edgeexit.types import DecisionSpec, FileSpec, FirmwareSpec, LayerSpec, OperatingPoint
@@ -91,14 +92,16 @@ def compile_firmware(
         kernel_sets=target.kernel_sets,
         cmsis_nn=cmsis_nn.root if cmsis_nn else None,
     )
-    _require_fit(program, target)
+    _require_fit(program, decision, points, target)
     files = {f"{FOLDER}/{path}": text.encode() for path, text in program.emission.files.items()}
     picture = draw(program.program, program.implementations, program.plan, title=name)
     files[f"{FOLDER}/arena.svg"] = picture.encode()
     return _spec(program, target.core.name, files), files
 
 
-def _require_fit(program: CProgram, target: Target) -> None:
+def _require_fit(
+    program: CProgram, decision: DecisionSpec, points: Sequence[OperatingPoint], target: Target
+) -> None:
     if target.limits is None:
         return
     require_arena(
@@ -108,14 +111,15 @@ def _require_fit(program: CProgram, target: Target) -> None:
         limit_bytes=target.limits.arena_bytes,
         target=target.name,
     )
-    constant_bytes = sum(layer.constant_bytes for layer in program.layers)
+    needed = flash_bytes(program, decision, points)
     limit_bytes = target.limits.model_flash_bytes
-    if constant_bytes > limit_bytes:
+    if needed.total > limit_bytes:
         largest = sorted(program.layers, key=lambda layer: -layer.constant_bytes)[:4]
         raise TargetError(
-            f"the weights need more flash than {target.name} has for them",
+            f"weights, tables and code need more flash than {target.name} has for them",
             wanted=f"at most {limit_bytes:,} B",
-            given=f"{constant_bytes:,} B, {constant_bytes - limit_bytes:,} B too many",
+            given=f"{needed.constants:,} B of weights and tables, and code of about "
+            f"{needed.code:,} B; {needed.total - limit_bytes:,} B too many",
             where="largest: " + ", ".join(f"{la.name} ({la.constant_bytes:,} B)" for la in largest),
             hint="fewer channels, or a target with more flash",
         )
