@@ -127,7 +127,7 @@ def compile_model(
         begin("fine-tune")  # after quantization, whose grids it trains on, and kept if it helps
         tuned = finetune(quantized, data, epochs=finetune_epochs, report=begin.say)
         tools["fine-tuning"] = f"epochs={finetune_epochs}, {tuned.verdict}"
-        begin.say(f"fine-tune: {tuned.verdict}; by exit {tuned.by_exit}")
+        begin.add(f"{tuned.verdict}; by exit {tuned.by_exit}")
         quantized = tuned.graph
         verify.quantized(quantized)
 
@@ -160,6 +160,7 @@ def compile_model(
             data,
             engine,
             drops,
+            say=begin.add,
         )
         verify.selected(points[backend], drops)
 
@@ -174,7 +175,7 @@ def compile_model(
             points["tflite"],
             device,
             kernels,
-            say=lambda line: begin.say(f"emit C: {line}"),
+            say=begin.add,
         )
 
     begin("write")  # whole or not at all
@@ -206,10 +207,16 @@ class _Progress:
         self._tell = tell
         self._num_passes = num_passes
         self._num_begun = 0
+        self._name = ""
 
     def __call__(self, name: str) -> None:
         self._num_begun += 1
+        self._name = name
         self.say(name)
+
+    def add(self, what: str) -> None:
+        """Tells how the pass that was begun last goes on, with its name in front."""
+        self.say(f"{self._name}: {what}")
 
     def say(self, what: str) -> None:
         """Tells how the pass that was begun last goes on."""

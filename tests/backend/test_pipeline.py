@@ -51,9 +51,15 @@ def test_the_passes(compiled: tuple[Bundle, list[str]]) -> None:
         "lower to tflite 4/11",
         "verify tflite 5/11",
         "select for tflite 6/11",
+        "select for tflite: accurate 6/11",
+        "select for tflite: balanced 6/11",
+        "select for tflite: frugal 6/11",
         "lower to executorch 7/11",
         "verify executorch 8/11",
         "select for executorch 9/11",
+        "select for executorch: accurate 9/11",
+        "select for executorch: balanced 9/11",
+        "select for executorch: frugal 9/11",
         "write 10/11",
     ]
 
