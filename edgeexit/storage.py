@@ -23,7 +23,8 @@ def write_folder(
 
     Whatever interrupts that, Ctrl-C included, removes what was written. A process that is killed
     leaves ``.NAME.TOKEN.partial`` and, in the middle of a replacement, the old folder as
-    ``.NAME.TOKEN.old``; neither is in the way of a later write.
+    ``.NAME.TOKEN.old``; neither is in the way of a later write. Where ``output`` is a link, all of
+    it happens to the folder that it names.
 
     Args:
         files: Path below the folder -> content.
@@ -34,10 +35,11 @@ def write_folder(
     Raises:
         StorageError: Something is there already, or the disk is full or not writable.
     """
+    place = Path(os.path.realpath(output))
     # Not mkdtemp, whose folders nobody else may read.
-    folder = output.parent / f".{output.name}.{secrets.token_hex(4)}.partial"
+    folder = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ def write_folder(
             check(folder)
         for entry in (folder, *folder.rglob("*")):
             _to_disk(entry)
-        _take_name(folder, output, replace)
+        _take_name(folder, place, replace)
     except OSError as exc:
         raise _storage_error(exc, output) from exc
     finally:

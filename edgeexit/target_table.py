@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import math
 from pathlib import Path
 
-from edgeexit.errors import TargetError
+from edgeexit.errors import BundleError, TargetError
+from edgeexit.runtime.manifest import plain_text
 
 _MAX_FILE_BYTES = 1 << 20
+_MAX_INTEGER = 1 << 53  # every integer up to here is a double too
+_MAX_NUMBER = 1e30
+_MAX_SHOWN = 200
 
 
 def read_toml(path: Path) -> TargetTable:
@@ -33,7 +36,7 @@ def read_toml(path: Path) -> TargetTable:
         raise TargetError(
             "the target's file cannot be read", given=exc.strerror, where=path
         ) from exc
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # among them what numbers of any length raise
         raise TargetError("the target's file is not TOML", given=exc, where=path) from exc
 
 
@@ -59,6 +62,19 @@ class TargetTable:
             raise self._wrong(key, "a text that is not empty", value)
         return value
 
+    def line(self, key: str) -> str:
+        """A short line of text, as manifests hold it."""
+        value = self.text(key)
+        try:
+            return plain_text(value, key)
+        except BundleError as exc:
+            raise TargetError(
+                f"a bundle cannot hold {self.where}{key}",
+                wanted=exc.wanted,
+                given=_shown(value),
+                where=self.path,
+            ) from exc
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts that is not empty."""
         value = self._take(key)
@@ -82,11 +98,13 @@ class TargetTable:
         return value
 
     def integer(self, key: str, least: int = 1) -> int:
-        """An integer of at least ``least``."""
+        """An integer from ``least`` to 2^53."""
         value = self._take(key)
         # A boolean is an integer to Python.
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self._wrong(key, f"an integer of at least {least}", value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._wrong(key, "an integer", value)
+        if not least <= value <= _MAX_INTEGER:
+            raise self._wrong(key, f"an integer of at least {least} and at most 2^53", value)
         return value
 
     def span(self, key: str) -> tuple[float, float, float]:
@@ -94,10 +112,10 @@ class TargetTable:
         value = self._take(key)
         numbers = value if isinstance(value, list) else []
         valid = len(numbers) == 3 and all(
-            isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)
+            isinstance(n, int | float) and not isinstance(n, bool) and 0 < n <= _MAX_NUMBER
             for n in numbers
         )
-        if not valid or not 0 < numbers[0] <= numbers[1] <= numbers[2]:
+        if not valid or not numbers[0] <= numbers[1] <= numbers[2]:
             raise self._wrong(key, "[low, mid, high], positive and in order", value)
         return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
@@ -158,6 +176,14 @@ class TargetTable:
         return TargetError(
             f"{self.where}{key} has the wrong type",
             wanted=wanted,
-            given=repr(value),
+            given=_shown(value),
             where=self.path,
         )
+
+
+def _shown(value: object) -> str:
+    """The value for a message, in bounds: Python writes no decimal number of any length."""
+    try:
+        return repr(value)[:_MAX_SHOWN]
+    except ValueError:
+        return "a number of thousands of digits"

@@ -40,7 +40,7 @@ class Limits:
 
     @property
     def model_flash_bytes(self) -> int:
-        """What weights and code of the model may take."""
+        """What the model may take: its weights, its tables, and the code that runs it."""
         return self.flash_bytes - self.reserved_flash_bytes
 
     @property
@@ -184,7 +184,7 @@ def _read(path: Path) -> Target:
     toolchain = reader.optional_table("toolchain")
     emulator = reader.optional_table("emulator")
     target = Target(
-        name=reader.text("name"),
+        name=reader.line("name"),
         description=reader.text("description"),
         system=reader.text("system"),
         architectures=reader.texts("architectures"),
@@ -230,7 +230,7 @@ def _read(path: Path) -> Target:
 
 def _core(reader: TargetTable) -> Core:
     return Core(
-        name=reader.text("name"),
+        name=reader.line("name"),
         dsp=reader.boolean("dsp"),
         mve=reader.boolean("mve"),
         cost=reader.choice("cost", _COSTS),

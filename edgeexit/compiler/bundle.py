@@ -28,15 +28,21 @@ from edgeexit.types import Artifact, FileSpec, Manifest
 
 GOLDEN = "golden.npz"
 _NPY: Any = np.lib.format
-_TOOLS = ("torch", "torchao", "nncf", "numpy")
+_GRAPH_TOOLS = ("torch", "torchao", "nncf")
 _BACKEND_TOOLS = {"tflite": ("ai-edge-litert",), "executorch": ("executorch",)}
 # The oldest time that a zip file can hold.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-def tool_versions(backends: Sequence[str]) -> dict[str, str]:
-    """Versions of all that took part in a compilation."""
-    names = (*_TOOLS, *(name for backend in backends for name in _BACKEND_TOOLS[backend]))
+def tool_versions(backends: Sequence[str], *, from_graph: bool = True) -> dict[str, str]:
+    """Versions of all that took part in a compilation.
+
+    Args:
+        backends: What was lowered to.
+        from_graph: Whether it began with a network, and not with a file of a backend.
+    """
+    names = [*(_GRAPH_TOOLS if from_graph else ()), "numpy"]
+    names += [name for backend in backends for name in _BACKEND_TOOLS[backend]]
     return {"edgeexit": __version__} | {name: version(name) for name in names}
 
 

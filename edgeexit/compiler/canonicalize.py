@@ -57,13 +57,13 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
     editor = _Editor(exported.module)
     for rewrite in (
         _drop_what_does_nothing,
+        _name_padding,  # first, so that the next rewrite sees every convolution
         _weights_of_its_own,
         _scalars_to_constants,
         _name_relu6,
         _split_hardsigmoid,
         _split_silu,
         _split_attention,
-        _name_padding,
         _fold_batch_norm,
         _global_pool_to_mean,
         _padding_before_average,
@@ -304,11 +304,12 @@ def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
     if node.target is _ATEN.adaptive_avg_pool2d.default:
         whole = shape_of(node)[2:] == (1, 1)
     elif node.target is _ATEN.avg_pool2d.default:
-        kernel = pair(node.args[1])
+        arguments = pool_arguments(node)
         whole = (
-            kernel == shape_of(source)[2:]
+            arguments.kernel == shape_of(source)[2:]
             and shape_of(node)[2:] == (1, 1)
-            and not (len(node.args) > 3 and any(pair(node.args[3])))
+            and not any(arguments.padding)
+            and arguments.divisor is None
             and not node.kwargs
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edgeexit.errors import (
 )
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.runtime.decision import MAX_CLASSES
-from edgeexit.runtime.manifest import file_name, plain_text
+from edgeexit.runtime.manifest import MAX_EXITS, MAX_MANIFEST_BYTES, file_name, plain_text
 from edgeexit.targets import Target
 
 
@@ -40,7 +41,8 @@ def check(
         ArgumentError: No backend, an unknown one, a drop that is not a share, or a negative number
             of epochs.
         TargetError: The target does not take one of the backends.
-        ModelError: The model has no exits, too many classes, or others than the data.
+        ModelError: The model has no exits or too many, exits that a manifest cannot name, too many
+            classes, or others than the data.
         DataError: The calibration split, or the training split where it is needed, is empty, of
             the wrong shape or dtype, or not finite; or a manifest cannot hold a class's name.
         StorageError: The output exists, or cannot be written.
@@ -68,12 +70,13 @@ def check(
             wanted="0, or a few epochs of fine-tuning",
             given=f"finetune_epochs={finetune_epochs}",
         )
-    if not model.exit_names or not 2 <= model.num_classes <= MAX_CLASSES:
+    if not 1 <= len(model.exit_names) <= MAX_EXITS or not 2 <= model.num_classes <= MAX_CLASSES:
         raise ModelError(
             "the network does not classify at exits",
-            wanted=f"at least one exit and 2 to {MAX_CLASSES} classes",
+            wanted=f"1 to {MAX_EXITS} exits and 2 to {MAX_CLASSES} classes",
             given=f"{len(model.exit_names)} exits, {model.num_classes} classes",
         )
+    _check_exit_names(model.exit_names)
     if model.num_classes != data.num_classes:
         raise ModelError(
             "the network and the data have different classes",
@@ -97,6 +100,29 @@ def check(
     check_output(output, overwrite)
 
 
+def _check_exit_names(names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        where = f"exit {index}"
+        if name in names[:index]:
+            raise ModelError(
+                "two exits have the same name",
+                wanted="each name once",
+                given=repr(name),
+                where=where,
+                hint="rename the submodule; the last exit is always called 'final'",
+            )
+        try:
+            plain_text(name, where)
+        except BundleError as exc:
+            raise ModelError(
+                "a bundle cannot hold the name of this exit",
+                wanted=exc.wanted,
+                given=repr(name),
+                where=where,
+                hint="rename the submodule",
+            ) from exc
+
+
 def _check_training_split(data: Splits) -> None:
     where = "training split, which fine-tuning needs"
     train, wanted = data.train, data.calibration.images
@@ -118,7 +144,7 @@ def _check_training_split(data: Splits) -> None:
 
 def _check_texts(data: Splits) -> None:
     texts = {f"class_names[{label}]": name for label, name in enumerate(data.class_names)}
-    for where, text in {"name": data.name, **texts}.items():
+    for where, text in {"name": f"{data.name}/calibration", **texts}.items():
         try:
             plain_text(text, where)
         except BundleError as exc:
@@ -146,10 +172,21 @@ def check_name(name: str) -> None:
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raises `StorageError` where a bundle may not be written."""
-    if output.exists() and not (overwrite and (output / "manifest.json").is_file()):
+    if output.exists() and not (overwrite and _is_bundle(output)):
         raise StorageError(
             "the output exists already",
             wanted="a path where nothing is" if not overwrite else "nothing there, or a bundle",
             given=output,
             hint="choose another path, or overwrite a bundle: --overwrite, overwrite=True",
         )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle's manifest, of whatever version; others have such a file."""
+    try:
+        with (folder / "manifest.json").open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
+        document = json.loads(content) if len(content) <= MAX_MANIFEST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and {"schema_version", "segments"} <= document.keys()

@@ -78,12 +78,18 @@ class FineTuned:
 
     @property
     def verdict(self) -> str:
-        """In a line: whether it was kept, and what it did to the calibration split."""
-        exits = ", ".join(
+        """In a short line: whether it was kept, and what it did to the calibration split."""
+        before, after = (sum(exits) / len(exits) for exits in (self.before, self.after))
+        verdict = "kept" if self.kept else "no better, dropped"
+        return f"{verdict}; mean accuracy {100 * before:.2f} -> {100 * after:.2f} %"
+
+    @property
+    def by_exit(self) -> str:
+        """In a line that grows with the exits: what it did to the accuracy of each."""
+        return ", ".join(
             f"{100 * old:.2f} -> {100 * new:.2f} %"
             for old, new in zip(self.before, self.after, strict=True)
         )
-        return f"{'kept' if self.kept else 'no better, dropped'}; accuracy by exit {exits}"
 
 
 def finetune(

@@ -7,19 +7,46 @@ that the C gives, to the bit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeexit.backends.c import CProgram, Link, build
 from edgeexit.backends.c.chain import chain_of
-from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
+from edgeexit.backends.c.cmsis_nn_sources import CmsisNn, find_cmsis_nn
 from edgeexit.backends.c.plan_peak import require_arena
 from edgeexit.backends.c.plan_picture import draw
+from edgeexit.compiler.flash import flash_bytes
 from edgeexit.errors import TargetError
 from edgeexit.targets import Target
 from edgeexit.types import DecisionSpec, FileSpec, FirmwareSpec, LayerSpec, OperatingPoint
 
 FOLDER = "c"
+_REVISION = re.compile(r"\$Revision:\s*([\w.]{1,40})")
+
+
+def find_kernels(target: Target, folder: Path | None) -> tuple[CmsisNn | None, dict[str, str]]:
+    """CMSIS-NN, if the target's C may use it.
+
+    Args:
+        target: Where the program will run.
+        folder: CMSIS-NN's root; the extra ``mcu`` if None.
+
+    Returns:
+        The sources, or None; and what the manifest's ``tools`` say of them: nothing where the
+        target does not ask for them.
+
+    Raises:
+        ArgumentError: ``folder`` does not hold CMSIS-NN.
+    """
+    found = find_cmsis_nn(folder)
+    if "cmsis_nn" not in target.kernel_sets:
+        return None, {}
+    if found is None:
+        return None, {"cmsis-nn": "not found"}
+    header = found.root / "Include" / "arm_nnfunctions.h"
+    revision = _REVISION.search(header.read_text(encoding="utf-8", errors="replace"))
+    return found, {"cmsis-nn": f"{header.name} {revision[1] if revision else 'without a version'}"}
 
 
 def compile_firmware(
@@ -29,7 +56,8 @@ def compile_firmware(
     decision: DecisionSpec,
     points: Sequence[OperatingPoint],
     target: Target,
-    cmsis_nn: Path | None,
+    cmsis_nn: CmsisNn | None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[FirmwareSpec, dict[str, bytes]]:
     """Compiles a chain to C for a target.
 
@@ -40,7 +68,8 @@ def compile_firmware(
         decision: The rule and its tables.
         points: Operating points of ``tflite``, from the costliest to the cheapest.
         target: Where it will run.
-        cmsis_nn: CMSIS-NN's root; the extra ``mcu`` if None. Used for targets that ask for it.
+        cmsis_nn: What `find_kernels` gave.
+        say: Told if other kernels take the place of CMSIS-NN, which is not here.
 
     Returns:
         What the manifest says of it, and path -> content of its files.
@@ -53,23 +82,26 @@ def compile_firmware(
         raise TargetError(
             f"the target {target.name!r} runs no C", wanted="a target with a [core] and a [c]"
         )
-    found = find_cmsis_nn(cmsis_nn) if "cmsis_nn" in target.kernel_sets else None
+    if say is not None and cmsis_nn is None and "cmsis_nn" in target.kernel_sets:
+        say("CMSIS-NN is not found, other kernels take its place; pip install 'edgeexit[mcu]'")
     program = build(
         contents,
         links,
         chain_of(name, decision, points),
         target.core,
         kernel_sets=target.kernel_sets,
-        cmsis_nn=found.root if found else None,
+        cmsis_nn=cmsis_nn.root if cmsis_nn else None,
     )
-    _require_fit(program, target)
+    _require_fit(program, decision, points, target)
     files = {f"{FOLDER}/{path}": text.encode() for path, text in program.emission.files.items()}
     picture = draw(program.program, program.implementations, program.plan, title=name)
     files[f"{FOLDER}/arena.svg"] = picture.encode()
     return _spec(program, target.core.name, files), files
 
 
-def _require_fit(program: CProgram, target: Target) -> None:
+def _require_fit(
+    program: CProgram, decision: DecisionSpec, points: Sequence[OperatingPoint], target: Target
+) -> None:
     if target.limits is None:
         return
     require_arena(
@@ -79,14 +111,15 @@ def _require_fit(program: CProgram, target: Target) -> None:
         limit_bytes=target.limits.arena_bytes,
         target=target.name,
     )
-    constant_bytes = sum(layer.constant_bytes for layer in program.layers)
+    needed = flash_bytes(program, decision, points)
     limit_bytes = target.limits.model_flash_bytes
-    if constant_bytes > limit_bytes:
+    if needed.total > limit_bytes:
         largest = sorted(program.layers, key=lambda layer: -layer.constant_bytes)[:4]
         raise TargetError(
-            f"the weights need more flash than {target.name} has for them",
+            f"weights, tables and code need more flash than {target.name} has for them",
             wanted=f"at most {limit_bytes:,} B",
-            given=f"{constant_bytes:,} B, {constant_bytes - limit_bytes:,} B too many",
+            given=f"{needed.constants:,} B of weights and tables, and code of about "
+            f"{needed.code:,} B; {needed.total - limit_bytes:,} B too many",
             where="largest: " + ", ".join(f"{la.name} ({la.constant_bytes:,} B)" for la in largest),
             hint="fewer channels, or a target with more flash",
         )

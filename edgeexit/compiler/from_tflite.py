@@ -2,11 +2,13 @@
 
 Nothing is trained, quantized or cut; the file becomes the one segment, and C for targets that run
 it. What a file has in float32 or uint8 outside its int8 ops is left to the caller: the bundle takes
-and gives int8, with the scale and zero point that its manifest states.
+and gives int8, with the scale and zero point that its manifest states. A softmax at the end goes,
+because the runtime makes confidences of logits itself.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +33,7 @@ from edgeexit.backends.c.reader import read_model
 from edgeexit.compiler.artifacts import load
 from edgeexit.compiler.bundle import tool_versions, write_bundle
 from edgeexit.compiler.check import check_name, check_output
-from edgeexit.compiler.firmware import compile_firmware
+from edgeexit.compiler.firmware import compile_firmware, find_kernels
 from edgeexit.errors import DataError, LoweringError, TargetError
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.decision import MAX_CLASSES, RULES
@@ -69,7 +71,8 @@ def compile_tflite(
     """Compiles an int8 ``.tflite`` file into a bundle with one exit.
 
     Args:
-        model: The file; its last output, ``[1, N]``, is taken for logits.
+        model: The file; its last output, ``[1, N]``, is taken for logits, or for their softmax
+            where a SOFTMAX makes it.
         target: Name of a target, or a TOML file of one's own.
         output: The folder to make, by convention ``NAME.eexit``.
         name: The model's name in the bundle; that of the folder, if None.
@@ -78,7 +81,7 @@ def compile_tflite(
         progress: Told the name of each pass, how many passes are done, and how many there are.
 
     Raises:
-        ArgumentError: A bundle cannot have the name.
+        ArgumentError: A bundle cannot have the name, or ``cmsis_nn`` does not hold CMSIS-NN.
         DataError: The file cannot be read.
         LoweringError: It is damaged, or holds an op, type or shape that is not supported.
         TargetError: No such target, or the program does not fit it.
@@ -94,6 +97,7 @@ def compile_tflite(
     check_output(output, overwrite)
     called = name or output.name.removesuffix(".eexit")
     check_name(called)
+    kernels, kernel_tools = find_kernels(device, cmsis_nn) if device.emits_c else (None, {})
     tell = progress or (lambda _name, _done, _of: None)
 
     tell("read", 0, 3)
@@ -101,7 +105,7 @@ def compile_tflite(
     program_from_file(content, path.name)  # complains of what the file itself has
     try:
         content = with_plain_ends(content)
-    except (IndexError, ValueError, TypeError, struct.error) as exc:
+    except (AttributeError, IndexError, ValueError, TypeError, struct.error) as exc:
         raise LoweringError(
             "the model's file is damaged", wanted="a whole .tflite file", given=exc, where=path
         ) from exc
@@ -133,9 +137,15 @@ def compile_tflite(
     firmware, sources = None, dict[str, bytes]()
     if device.emits_c:
         tell("emit C", 2, 3)
-        links = [[Link(CHAIN_INPUT)]]
         firmware, sources = compile_firmware(
-            called, [content], links, _RULE, (point,), device, cmsis_nn
+            called,
+            [content],
+            [[Link(CHAIN_INPUT)]],
+            _RULE,
+            (point,),
+            device,
+            kernels,
+            say=lambda line: tell(f"emit C: {line}", 2, 3),
         )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -152,7 +162,7 @@ def compile_tflite(
         artifacts=(),
         firmware=firmware,
         golden=FileSpec("", "", 0),
-        tools=tool_versions(["tflite"]),
+        tools=tool_versions(["tflite"], from_graph=False) | kernel_tools,
     )
     vectors: dict[str, NDArray[Any]] = {
         "inputs": inputs,
@@ -165,10 +175,14 @@ def compile_tflite(
 def with_plain_ends(content: bytes) -> bytes:
     """The model with int8 at both ends, logits as one row, and no dimension left open.
 
-    A QUANTIZE in front and a DEQUANTIZE at the end go, and so does a RESHAPE of a row at the end.
+    A QUANTIZE in front goes, and so do DEQUANTIZE, QUANTIZE to another type, SOFTMAX and RESHAPE
+    of a row at the end.
 
     Args:
         content: A file that `read_model` has checked.
+
+    Raises:
+        LoweringError: The SOFTMAX has a factor, which confidences would lack.
     """
     model = _parts_of(schema.Model.GetRootAs(content, 0))
     main = model.subgraphs[0]
@@ -185,13 +199,13 @@ def with_plain_ends(content: bytes) -> bytes:
         is_first = kind(operator) == kinds.QUANTIZE and first in main.inputs
         if is_first and main.tensors[first].type != int8:
             main.inputs = [operator.outputs[0]]
-    last = main.outputs[-1]
-    if last in made and kind(made[last]) == kinds.DEQUANTIZE:
-        last = made[last].inputs[0]
-    if last in made and kind(made[last]) == kinds.RESHAPE:
-        row = main.tensors[made[last].inputs[0]]
-        if len(row.shape) == 2 and row.shape[0] == 1:
-            last = made[last].inputs[0]
+
+    def maker(tensor: int, *wanted: int) -> Any:
+        """The op that makes a tensor, if it is one of these."""
+        operator = made.get(tensor)
+        return operator if operator is not None and kind(operator) in wanted else None
+
+    last = _logits_of(main, maker)
     main.outputs = [last]
     # What computes none of the new ends is left out.
     needed, kept = {last}, []
@@ -205,6 +219,48 @@ def with_plain_ends(content: bytes) -> bytes:
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _logits_of(main: Any, maker: Callable[..., Any]) -> Any:
+    """The tensor that holds the logits; what stands behind it is not needed any more."""
+    kinds, tensors, last = schema.BuiltinOperator, main.tensors, main.outputs[-1]
+    while (cast := maker(last, kinds.DEQUANTIZE, kinds.QUANTIZE)) is not None:
+        if tensors[last].type == schema.TensorType.INT8:
+            break
+        last = cast.inputs[0]
+    reshape = maker(last, kinds.RESHAPE)
+    softmax = maker(last if reshape is None else reshape.inputs[0], kinds.SOFTMAX)
+    if softmax is not None and _is_over_all(softmax, tensors):
+        _require_no_factor(softmax)
+        logits = softmax.inputs[0]
+        if reshape is None:
+            last = logits
+        else:
+            reshape.inputs = [logits, *reshape.inputs[1:]]
+            tensors[last].quantization = tensors[logits].quantization
+    while (reshape := maker(last, kinds.RESHAPE)) is not None:
+        row = tensors[reshape.inputs[0]]
+        if len(row.shape) != 2 or row.shape[0] != 1:
+            break
+        last = reshape.inputs[0]
+    return last
+
+
+def _is_over_all(softmax: Any, tensors: list[Any]) -> bool:
+    """Whether the last dimension, over which it goes, holds all values."""
+    shape = tensors[softmax.inputs[0]].shape
+    return len(shape) > 0 and math.prod(shape) == shape[-1]
+
+
+def _require_no_factor(softmax: Any) -> None:
+    beta = softmax.builtinOptions.beta
+    if beta != 1:
+        raise LoweringError(
+            "the model's last softmax multiplies the logits",
+            wanted="beta of 1",
+            given=f"beta={beta}",
+            hint="end the model with its logits, the factor among them",
+        )
 
 
 def _parts_of(packed: Any) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from edgeexit.backends.base import find_delegate, load_backend
 from edgeexit.backends.c import links_of
-from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
 from edgeexit.compiler import golden, verify
 from edgeexit.compiler.artifacts import tflite_of
 from edgeexit.compiler.bundle import tool_versions, write_bundle
@@ -17,7 +16,7 @@ from edgeexit.compiler.decisions import decision_for, drops_for, rule_named
 from edgeexit.compiler.delegates import with_delegate
 from edgeexit.compiler.export import export
 from edgeexit.compiler.finetune import finetune
-from edgeexit.compiler.firmware import compile_firmware
+from edgeexit.compiler.firmware import compile_firmware, find_kernels
 from edgeexit.compiler.partition import partition
 from edgeexit.compiler.quantize import quantize
 from edgeexit.compiler.samples import input_spec, real_batches, spread
@@ -111,8 +110,7 @@ def compile_model(
     check_name(called)
     check(model, data, device, backends, max_accuracy_drop, output, overwrite, finetune_epochs)
     decided_by = rule_named(rule)
-    if emits_c:
-        find_cmsis_nn(cmsis_nn)
+    kernels, kernel_tools = find_kernels(device, cmsis_nn) if emits_c else (None, {})
     verified = spread(samples, NUM_VERIFIED_SAMPLES)
     batch = next(real_batches(verified, data.preprocessing, len(verified)))
 
@@ -124,12 +122,12 @@ def compile_model(
     quantized = quantize(exported, samples, data.preprocessing, num_range_samples=num_range_samples)
     verify.quantized(quantized)
 
-    tools = tool_versions(backends)
+    tools = tool_versions(backends) | kernel_tools
     if finetune_epochs:
         begin("fine-tune")  # after quantization, whose grids it trains on, and kept if it helps
         tuned = finetune(quantized, data, epochs=finetune_epochs, report=begin.say)
         tools["fine-tuning"] = f"epochs={finetune_epochs}, {tuned.verdict}"
-        begin.say(f"fine-tune: {tuned.verdict}")
+        begin.add(f"{tuned.verdict}; by exit {tuned.by_exit}")
         quantized = tuned.graph
         verify.quantized(quantized)
 
@@ -162,6 +160,7 @@ def compile_model(
             data,
             engine,
             drops,
+            say=begin.add,
         )
         verify.selected(points[backend], drops)
 
@@ -175,7 +174,8 @@ def compile_model(
             decision,
             points["tflite"],
             device,
-            cmsis_nn,
+            kernels,
+            say=begin.add,
         )
 
     begin("write")  # whole or not at all
@@ -207,10 +207,16 @@ class _Progress:
         self._tell = tell
         self._num_passes = num_passes
         self._num_begun = 0
+        self._name = ""
 
     def __call__(self, name: str) -> None:
         self._num_begun += 1
+        self._name = name
         self.say(name)
+
+    def add(self, what: str) -> None:
+        """Tells how the pass that was begun last goes on, with its name in front."""
+        self.say(f"{self._name}: {what}")
 
     def say(self, what: str) -> None:
         """Tells how the pass that was begun last goes on."""

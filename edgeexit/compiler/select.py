@@ -6,7 +6,7 @@ or its twin on this machine. Test data has no place here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ def select(
     data: Splits,
     engine: str,
     drops: Mapping[str, float],
+    say: Callable[[str], None] | None = None,
 ) -> tuple[OperatingPoint, ...]:
     """Operating points of one backend.
 
@@ -40,6 +41,8 @@ def select(
         data: Only its calibration split is used.
         engine: What runs the artifacts.
         drops: Name of a point -> accuracy that it may lose against the last exit.
+        say: Told the name of each point before it is searched for; with many exits and samples one
+            takes a minute.
 
     Raises:
         EngineError: The engine is not installed, or failed.
@@ -47,13 +50,19 @@ def select(
     specs = [segment.spec for segment in segments]
     inputs: NDArray[np.int8] = quantize_input(data.calibration.images, input_spec)
     logits = all_logits(load(engine, artifacts, specs), specs, inputs)
-    return operating_points(
-        logits,
-        data.calibration.labels,
-        decision,
-        [spec.macs for spec in specs],
-        static_macs,
-        drops=drops,
-        dataset=f"{data.name}/calibration",
-        engine=engine,
-    )
+    points: tuple[OperatingPoint, ...] = ()
+    for name, drop in drops.items():  # one at a time, each on its own
+        if say is not None:
+            say(name)
+        static, point = operating_points(
+            logits,
+            data.calibration.labels,
+            decision,
+            [spec.macs for spec in specs],
+            static_macs,
+            drops={name: drop},
+            dataset=f"{data.name}/calibration",
+            engine=engine,
+        )
+        points = (*(points or (static,)), point)
+    return points

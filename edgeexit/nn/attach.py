@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit.nn.heads import Head
-from edgeexit.nn.model import MultiExitModel, listening
+from edgeexit.nn.model import MultiExitModel, evaluating, listening
 
 
 def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) -> MultiExitModel:
@@ -28,8 +28,8 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
         The model, its exits in the order in which the module computes them.
 
     Raises:
-        ModelError: A submodule is unknown, is not run, runs twice, or does not depend on the
-            input; the module does not return logits; a head does not fit.
+        ModelError: A submodule is unknown, is called ``final``, is not run, runs twice, or does not
+            depend on the input; the module does not return logits; a head does not fit.
     """
     if not at:
         raise ModelError("no exits were named", wanted="at={submodule: head}", given="at={}")
@@ -47,6 +47,13 @@ def attach_exits(module: nn.Module, at: Mapping[str, Head], *, example: Tensor) 
                 if near
                 else f"the top level has {children or 'no submodules'}",
             )
+    if "final" in at:
+        raise ModelError(
+            "two exits would have the same name",
+            wanted="a submodule that is not called 'final', as the last exit is",
+            where="at['final']",
+            hint="rename the submodule",
+        )
     logits, features = _trace(module, tuple(at), example)
     num_classes = logits.shape[1]
     heads: dict[str, nn.Module] = {}
@@ -70,14 +77,9 @@ def _trace(
     module: nn.Module, names: tuple[str, ...], example: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the example and checks that every named feature is computed, and from the input."""
-    training = module.training
-    module.eval()
     probe = example.detach().clone().requires_grad_(True)
-    try:
-        with torch.enable_grad(), listening(module, names) as features:
-            logits = module(probe)
-    finally:
-        module.train(training)
+    with evaluating(module), torch.enable_grad(), listening(module, names) as features:
+        logits = module(probe)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(

@@ -146,13 +146,20 @@ def listening(backbone: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str,
         yield features
 
 
-def example_logits(model: MultiExitModel, example: Tensor) -> tuple[Tensor, ...]:
-    """One forward pass in evaluation mode, without gradients; the model's mode is restored."""
-    training = model.training
-    model.eval()
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode while the block runs; then every submodule has its own mode again."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
     try:
-        with torch.no_grad():
-            logits: tuple[Tensor, ...] = model(example)
+        yield
     finally:
-        model.train(training)
+        for part, training in before:
+            part.training = training
+
+
+def example_logits(model: MultiExitModel, example: Tensor) -> tuple[Tensor, ...]:
+    """One forward pass in evaluation mode, without gradients; all modes are as before after it."""
+    with evaluating(model), torch.no_grad():
+        logits: tuple[Tensor, ...] = model(example)
     return logits

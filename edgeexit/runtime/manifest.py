@@ -428,6 +428,9 @@ def _check_artifacts(manifest: Manifest) -> None:
             _fail(f"of {backend} do not cover the chain", "artifacts",
                   f"segments 0 to {len(manifest.segments) - 1} once each, the static network at "
                   "most once", segments)  # fmt: skip
+    if manifest.firmware is not None and "tflite" not in seen:
+        _fail("is there without what it was made of", "firmware", "artifacts of tflite",
+              sorted(seen))  # fmt: skip
     if set(manifest.points) != set(seen):
         _fail("are not given for each backend", "points", sorted(seen), sorted(manifest.points))
 

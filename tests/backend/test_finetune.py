@@ -29,6 +29,7 @@ from edgeexit.data.streaming import ShuffledRecords, StreamedSplit
 from edgeexit.data.streaming_decode import Decoding
 from edgeexit.data.types import Augmentation, Samples, Splits
 from edgeexit.errors import ArgumentError, DataError
+from edgeexit.runtime.manifest import MAX_EXITS, plain_text
 from edgeexit.types import QuantizedGraph
 
 
@@ -100,13 +101,22 @@ def test_a_better_graph_is_kept(better: FineTuned) -> None:
     assert better.kept
     assert sum(better.after) > sum(better.before) + 0.5
     assert not same(better.graph, untrained())
-    assert better.verdict.startswith("kept; accuracy by exit ")
+    mean = [100 * sum(exits) / 3 for exits in (better.before, better.after)]
+    assert better.verdict == f"kept; mean accuracy {mean[0]:.2f} -> {mean[1]:.2f} %"
+    assert better.by_exit.count(" -> ") == 3
     # The accuracies are those of the graphs, on the whole split.
     batch = next(real_batches(coloured(), PREPROCESSING, 64))
     labels = torch.from_numpy(coloured().labels)
     for graph, wanted in ((untrained(), better.before), (better.graph, better.after)):
         given = [float((z.argmax(1) == labels).double().mean()) for z in graph.module(batch)]
         assert given == pytest.approx(wanted)
+
+
+def test_the_verdict_fits_a_manifest_whatever_the_exits() -> None:
+    for kept in (True, False):
+        given = FineTuned(untrained(), kept, (1.0,) * MAX_EXITS, (1.0,) * MAX_EXITS)
+        assert plain_text(f"epochs=1000, {given.verdict}", "tools.fine-tuning")
+        assert given.by_exit.count("100.00 -> 100.00 %") == MAX_EXITS
 
 
 def test_every_grid_is_as_it_was(better: FineTuned) -> None:
@@ -252,10 +262,10 @@ def test_a_tuned_network_becomes_a_bundle(tmp_path: Path) -> None:
         progress=lambda *line: told.append(line),
     )
     verdict = bundle.manifest.tools["fine-tuning"]
-    assert re.match(r"epochs=2, (kept|no better, dropped); accuracy by exit \d", verdict)
+    assert re.match(r"epochs=2, (kept|no better, dropped); mean accuracy \d", verdict)
     lines = [line for line in told if line[0].startswith("fine-tune")]
     assert [line[1:] for line in lines] == [(3, 9)] * 4  # as it begins, two epochs, the verdict
-    assert lines[-1][0].removeprefix("fine-tune: ") in verdict
+    assert lines[-1][0].startswith(f"fine-tune: {verdict.removeprefix('epochs=2, ')}; by exit ")
     assert told[-1] == ("write", 8, 9)
 
 

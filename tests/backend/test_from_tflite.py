@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import tiny_chain
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from tflite_ops import Builder
 
 from edgeexit.cli.app import main
+from edgeexit.compiler import firmware
 from edgeexit.compiler.from_tflite import compile_tflite
 from edgeexit.errors import ArgumentError, DataError, LoweringError, StorageError
 from edgeexit.runtime.session import Session
@@ -40,6 +42,34 @@ def classifier(*, ends: str = "int8", num_classes: int = 5) -> bytes:
         last = b.tensor((1, num_classes, 1), dtype="float32")
         b.op("DEQUANTIZE", [wide], [last], "DequantizeOptions")
     return b.finish([source if raw is None else raw], [last])
+
+
+def with_softmax(form: str = "row", beta: float = 1.0) -> bytes:
+    """The linear layer and a softmax, with what converters place around it."""
+    b = Builder()
+    source = b.tensor((1, 6), 0.1, 3)
+    values = np.random.default_rng(1).integers(-127, 128, (5, 6)).astype(np.int8)
+    row = b.tensor((1, 5), 0.05, -5)
+    weight = b.tensor(values.shape, 0.02, data=values)
+    b.op("FULLY_CONNECTED", [source, weight, -1], [row], "FullyConnectedOptions")
+
+    def reshaped(tensor: int, shape: tuple[int, ...], *scale: float) -> int:
+        result = b.tensor(shape, *scale)
+        b.op("RESHAPE", [tensor, b.numbers(list(shape))], [result], "ReshapeOptions")
+        return result
+
+    wide = (1, 1, 1, 5)
+    before = row if form in ("row", "uint8", "float32") else reshaped(row, wide, 0.05, -5)
+    before = reshaped(before, (1, 5), 0.05, -5) if form == "before" else before
+    last = b.tensor(wide if form == "around" else (1, 5), 1 / 256, -128)
+    b.op("SOFTMAX", [before], [last], "SoftmaxOptions", beta=beta)
+    if form == "around":
+        last = reshaped(last, (1, 5), 1 / 256, -128)
+    if form in ("uint8", "float32"):
+        inner, last = last, b.tensor((1, 5), *((1 / 256, 0) if form == "uint8" else ()), dtype=form)
+        kind = "QUANTIZE" if form == "uint8" else "DEQUANTIZE"
+        b.op(kind, [inner], [last], f"{kind.capitalize()}Options")
+    return b.finish([source], [last])
 
 
 def _scale(dtype: str) -> dict[str, float | int]:
@@ -106,6 +136,65 @@ def test_a_chain_of_one_is_run_and_profiled_without_early_exits(
     report = told("profile", "--rounds", "1", "--warmup", "0")
     assert report["static_accuracy"] == report["accuracy"] == chain["accuracy"]
     assert report["static"]["num_runs"] == report["num_samples"]
+
+
+@pytest.mark.parametrize("form", ["row", "before", "around", "uint8", "float32"])
+def test_confidences_are_those_of_the_last_softmax(form: str, tmp_path: Path) -> None:
+    content = with_softmax(form)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    bundle = compile_tflite(path, target="cortex-m4", output=tmp_path / "model.eexit")
+    assert bundle.manifest.firmware is not None
+    assert {layer.kind for layer in bundle.manifest.firmware.layers} == {"FullyConnected"}
+    session = Session(bundle, "litert_reference")
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    seen = set()
+    for sample in bundle.golden()["inputs"]:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], sample[None])
+        interpreter.invoke()
+        given = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+        shares = given if form == "float32" else (given.astype(int) + 128 * (form != "uint8")) / 256
+        result = session.run((sample.astype(np.float32) - 3) * np.float32(0.1))
+        assert abs(result.confidence - shares.max()) <= 1 / 256
+        assert shares[result.label] == shares.max()
+        seen.add(round(result.confidence, 1))
+    assert len(seen) > 2  # not always sure
+
+
+def test_a_softmax_with_a_factor(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(with_softmax(beta=2.0))
+    with pytest.raises(LoweringError, match=r"(?s)softmax multiplies.*beta=2.0"):
+        compile_tflite(tmp_path / "model.tflite", output=tmp_path / "model.eexit")
+
+
+def test_what_took_part_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(classifier())
+    told: list[str] = []
+
+    def tools(target: str, name: str, **options: Any) -> dict[str, str]:
+        bundle = compile_tflite(
+            path, target=target, output=tmp_path / name, **options,
+            progress=lambda line, done, total: told.append(line),
+        )  # fmt: skip
+        return bundle.manifest.tools
+
+    theirs = tmp_path / "CMSIS-NN"
+    for folder in ("Include", "Source"):
+        (theirs / folder).mkdir(parents=True)
+    header = theirs / "Include" / "arm_nnfunctions.h"
+    header.write_text("/* $Revision:    V.11.2.0 */")
+    assert set(tools("host", "host")) == {"edgeexit", "numpy", "ai-edge-litert"}
+    given = tools("cortex-m4", "m4", cmsis_nn=theirs)
+    assert given["cmsis-nn"] == "arm_nnfunctions.h V.11.2.0"
+    header.write_text("")
+    given = tools("cortex-m4", "m4_odd", cmsis_nn=theirs)
+    assert given["cmsis-nn"] == "arm_nnfunctions.h without a version"
+    assert not any("CMSIS-NN" in line for line in told)
+    monkeypatch.setattr(firmware, "find_cmsis_nn", lambda folder: None)
+    assert tools("cortex-m4", "m4_none")["cmsis-nn"] == "not found"
+    assert told[-1].startswith("emit C: CMSIS-NN is not found")
 
 
 def test_numbers_are_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,9 +51,15 @@ def test_the_passes(compiled: tuple[Bundle, list[str]]) -> None:
         "lower to tflite 4/11",
         "verify tflite 5/11",
         "select for tflite 6/11",
+        "select for tflite: accurate 6/11",
+        "select for tflite: balanced 6/11",
+        "select for tflite: frugal 6/11",
         "lower to executorch 7/11",
         "verify executorch 8/11",
         "select for executorch 9/11",
+        "select for executorch: accurate 9/11",
+        "select for executorch: balanced 9/11",
+        "select for executorch: frugal 9/11",
         "write 10/11",
     ]
 
@@ -178,6 +184,37 @@ def test_bad_input(
     with pytest.raises(error, match=match):
         compile_model(network("ensemble"), **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        (("a", "final", "final"), "(?s)same name.*exit 2.*'final'"),
+        (("a", "b" * 201, "final"), "(?s)hold the name of this exit.*exit 1"),
+        (("a", "b\n", "final"), "hold the name of this exit"),
+        (tuple(f"exit{k}" for k in range(65)), "(?s)1 to 64 exits.*65 exits"),
+    ],
+)
+def test_exits_that_a_bundle_cannot_hold(
+    names: tuple[str, ...], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    model = network("ensemble")
+    monkeypatch.setattr(type(model), "exit_names", names)
+    with pytest.raises(ModelError, match=match):
+        compile_model(
+            model,  # type: ignore[arg-type]
+            data=splits(),
+            output=tmp_path / "toy.eexit",
+            progress=lambda name, done, total: told.append(name),
+        )
+    assert told == ["check"]
+
+
+def test_data_that_a_bundle_cannot_name(tmp_path: Path) -> None:
+    data = replace(splits(), name="a" * 195)  # a manifest says which split too
+    with pytest.raises(DataError, match="hold this name of the data"):
+        compile_model(network("ensemble"), data=data, output=tmp_path / "toy.eexit")  # type: ignore[arg-type]
 
 
 def test_a_folder_that_is_in_use(tmp_path: Path) -> None:

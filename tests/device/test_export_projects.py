@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,18 @@ import pytest
 from networks import network, splits
 from tflite_ops import VALID, Builder
 
+from edgeexit.backends.c import build
+from edgeexit.backends.c.cmsis_nn_sources import find_cmsis_nn
 from edgeexit.backends.c.from_bundle import program_inputs
 from edgeexit.compiler.firmware import compile_firmware
+from edgeexit.compiler.flash import flash_bytes
 from edgeexit.compiler.from_tflite import compile_tflite
 from edgeexit.compiler.pipeline import compile_model
 from edgeexit.errors import ArgumentError, BundleError, StorageError, TargetError
 from edgeexit.exporting import FORMATS, export_project
+from edgeexit.profiling.qemu.build import build_firmware
+from edgeexit.profiling.qemu.machines import machine
+from edgeexit.profiling.qemu.sections import measure_flash
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.session import Session
 from edgeexit.targets import load_target
@@ -68,6 +75,7 @@ def test_the_manifest_describes_the_c(compiled: Bundle) -> None:
     counted = [layer.instructions for layer in firmware.layers if layer.kind == "Conv2D"]
     assert all(counted)
     assert {point.engine for point in compiled.manifest.points["tflite"]} == {"litert_reference"}
+    assert compiled.manifest.tools["cmsis-nn"].startswith("arm_nnfunctions.h V.")
 
 
 def test_a_session_runs_the_same_bundle(compiled: Bundle) -> None:
@@ -212,3 +220,42 @@ def test_a_model_that_does_not_fit(
         compile_firmware(
             "toy", contents, links, manifest.decision, points, load_target(target), None
         )
+
+
+def test_a_model_whose_weights_fit_and_whose_code_does_not(
+    compiled: Bundle, tmp_path: Path
+) -> None:
+    target = load_target("nucleo-l4r5zi")
+    manifest = compiled.manifest
+    assert target.limits is not None
+    assert manifest.firmware is not None
+    contents, links, _ = program_inputs(compiled)
+    weights = sum(layer.constant_bytes for layer in manifest.firmware.layers)
+    small = replace(target.limits, flash_bytes=weights + 4096, reserved_flash_bytes=0)
+    points = manifest.points["tflite"]
+    with pytest.raises(TargetError, match=r"(?s)more flash than.*code of about"):
+        compile_firmware(
+            "toy", contents, links, manifest.decision, points, replace(target, limits=small), None
+        )
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_program_needs_no_more_flash_than_is_asked_for(
+    compiled: Bundle, core: str, tmp_path: Path
+) -> None:
+    needs("arm-none-eabi-gcc")
+    target, library = load_target(core), find_cmsis_nn()
+    assert target.core is not None
+    assert library is not None
+    contents, links, chain = program_inputs(compiled)
+    program = build(
+        contents, links, chain, target.core,
+        kernel_sets=target.kernel_sets, cmsis_nn=library.root,
+    )  # fmt: skip
+    manifest = compiled.manifest
+    needed = flash_bytes(program, manifest.decision, manifest.points["tflite"])
+    linked = measure_flash(build_firmware(program.emission, machine(target.core.cost), tmp_path))
+    parts = {part.name: part.bytes for part in linked.parts}
+    constants = parts["weights"] + parts["parameters"] + parts["tables"]
+    assert constants <= needed.constants <= constants + 2048
+    assert linked.total_bytes <= needed.total <= linked.total_bytes + 20_480

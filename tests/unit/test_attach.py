@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError
 from edgeexit.nn import heads, zoo
 from edgeexit.nn.attach import attach_exits
+from edgeexit.nn.model import example_logits
 from edgeexit.training.budget import macs_per_sample
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -90,6 +91,30 @@ def test_no_hook_stays_behind_and_copies_are_independent() -> None:
 def test_a_place_that_cannot_carry_an_exit(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         attach_exits(Small(), {name: heads.Pooled()}, example=IMAGE)
+
+
+def test_frozen_parts_stay_frozen() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 5),
+    )  # fmt: skip
+    module[1].eval()
+    model = attach_exits(module, {"0": heads.Pooled()}, example=IMAGE)
+    assert model.training
+    assert [part.training for part in module] == [True, False, True, True, True]
+    example_logits(model, IMAGE)
+    assert model.training
+    assert [part.training for part in module] == [True, False, True, True, True]
+    with pytest.raises(RuntimeError):
+        example_logits(model, IMAGE[:, :1])
+    assert [part.training for part in module] == [True, False, True, True, True]
+
+
+def test_a_submodule_with_the_name_of_the_last_exit() -> None:
+    module = nn.Sequential()
+    module.add_module("final", nn.Conv2d(3, 4, 3))
+    with pytest.raises(ModelError, match=r"(?s)two exits would have the same name.*'final'"):
+        attach_exits(module, {"final": heads.Pooled()}, example=IMAGE)
 
 
 def test_no_exit_at_all() -> None:

@@ -291,6 +291,17 @@ def test_firmware_round_trip(document: Document) -> None:
     assert from_json(to_json(manifest)) == manifest
 
 
+def test_firmware_without_what_it_was_made_of(document: Document) -> None:
+    document["firmware"] = FIRMWARE
+    document["points"] = {"executorch": document["points"]["tflite"]}
+    for index, artifact in enumerate(document["artifacts"]):
+        artifact |= {"backend": "executorch", "method": f"method_{index}"}
+    with pytest.raises(BundleError, match=r"(?s)firmware is there without.*artifacts of tflite"):
+        from_json(json.dumps(document).encode())
+    document["firmware"] = None
+    assert from_json(json.dumps(document).encode()).firmware is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

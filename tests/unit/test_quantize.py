@@ -224,6 +224,7 @@ def test_bias_of_a_dead_linear_layer_fits_32_bits() -> None:
         (lambda x: F.max_pool2d(x, 2, dilation=2), "dilation"),
         (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), "count_include_pad=False"),
         (lambda x: F.avg_pool2d(x, 2, divisor_override=3), "divisor_override=3"),
+        (lambda x: F.avg_pool2d(x, 16, divisor_override=64), "divisor_override=64"),
         (lambda x: F.pad(x, (1, 1), value=1.0), "only zeros can be padded"),
         (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "only zeros"),
         (lambda x: F.hardtanh(x, -2, 2), "only 0 to 6 is known"),
@@ -237,6 +238,23 @@ def test_bias_of_a_dead_linear_layer_fits_32_bits() -> None:
 def test_ops_without_an_integer_form(function, wanted: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(QuantizationError, match=wanted):
         quantized(OneExit(Function(function)))
+
+
+def test_a_layer_with_named_padding_that_is_applied_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 3, padding="same")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(3 * F.relu(self.layer(x)))
+
+    graph = quantized(OneExit(Function(Twice())))
+    verify.quantized(graph)
+    layers = [n for n in graph.module.graph.nodes if str(n.target) == "aten.conv2d.default"]
+    assert len(layers) == 2
+    assert len({node.args[1] for node in layers}) == 2  # a weight and a bias for each
+    assert len({node.args[2] for node in layers}) == 2
 
 
 def test_a_product_with_a_constant() -> None:

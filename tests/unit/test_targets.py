@@ -155,6 +155,10 @@ def test_unknown_target_names_near_ones() -> None:
         ("system =", "sistem =", "no system"),
         ('name = "bench"', 'name = "bench"\nflash_kib = 3', "unknown key 'flash_kib'"),
         ("[engines]", "[engines", "not TOML"),
+        ('name = "bench"', f'name = "{"b" * 201}"', "cannot hold name"),
+        ('name = "bench"', 'name = "my\\nbench"', "cannot hold name"),
+        ('name = "bench"', f"name = {'1' * 5000}", "not TOML"),
+        ('name = "bench"', f"name = 0x{'f' * 5000}", "name has the wrong type(.|\n)*thousands"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(
@@ -191,6 +195,9 @@ def test_what_is_wrong_with_a_file_is_said(
         ("[1, 1.25, 1.5]", "[0, 1, 2]", "positive"),
         ("[1, 1.25, 1.5]", "[1, 2, inf]", "low, mid, high"),
         ("[1, 1.25, 1.5]", "[1, 2]", "low, mid, high"),
+        ("[1, 1.25, 1.5]", f"[1, 2, 1{'0' * 400}]", "low, mid, high"),
+        ("flash_bytes = 1_000_000", f"flash_bytes = {1 << 54}", "flash_bytes(.|\n)*most 2.53"),
+        ('"cortex-m4"', '"cortex\\tm4"', "cannot hold core.name"),
         ("power_mw = [3.0, 4.0, 5.0]", "", r"no cost_profile\[0\].power_mw"),
         ('power_source = "measured too"', "", r"no cost_profile\[0\].power_source"),
         ('name = "fast"', 'name = "fast"\nname2 = 1', r"unknown key 'cost_profile\[1\].name2'"),

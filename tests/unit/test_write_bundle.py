@@ -88,13 +88,37 @@ def test_nothing_is_replaced_unless_asked(manifest: Manifest, tmp_path: Path) ->
     assert not [name for name in left(tmp_path) if name.startswith(".")]
 
 
-def test_overwriting_takes_bundles_only(manifest: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        None,
+        b'{"manifest_version": 3, "name": "a browser extension"}',
+        b'{"schema_version": 1, "name": "something else"}',
+        b'["schema_version", "segments"]',
+        b"not JSON",
+        b'{"schema_version": 1, "segments": [' + b"[" * 100_000,
+        b'{"schema_version": 1, "segments": "' + b"x" * (4 << 20) + b'"}',
+    ],
+)
+def test_overwriting_takes_bundles_only(
+    theirs: bytes | None, manifest: Manifest, tmp_path: Path
+) -> None:
     output = tmp_path / "photos"
     output.mkdir()
     (output / "me.png").write_bytes(b"precious")
+    if theirs is not None:
+        (output / "manifest.json").write_bytes(theirs)
     with pytest.raises(StorageError, match="exists already"):
         write_bundle(manifest, artifacts(), VECTORS, output, overwrite=True)
-    assert left(output) == ["me.png"]
+    assert "me.png" in left(output)
+
+
+def test_a_bundle_of_another_version_is_overwritten(manifest: Manifest, tmp_path: Path) -> None:
+    output = tmp_path / "a.eexit"
+    output.mkdir()
+    (output / "manifest.json").write_bytes(b'{"schema_version": 0, "segments": []}')
+    write_bundle(manifest, artifacts(), VECTORS, output, overwrite=True)
+    assert open_bundle(output).manifest.name == manifest.name
 
 
 @pytest.mark.parametrize(
@@ -189,6 +213,24 @@ def test_files_are_on_the_disk_before_the_folder_has_its_name(
     write_folder({"a": b"1", "b/c": b"2"}, tmp_path / "x")
     assert sorted(events[:-2])[1:] == ["a", "b", "c"]
     assert events[-2:] == ["rename", tmp_path.name]
+
+
+def test_a_link_goes_on_naming_its_folder(tmp_path: Path) -> None:
+    write_folder({"a": b"old"}, tmp_path / "v1" / "x")
+    for name, target in {"latest": "v1/x", "next": "v2/x"}.items():
+        (tmp_path / name).symlink_to(target)
+        write_folder({"a": b"new"}, tmp_path / name, replace=True)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target / "a").read_bytes() == b"new"
+        assert left((tmp_path / target).parent) == ["x"]
+    assert left(tmp_path) == ["latest", "next", "v1", "v2"]
+
+
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("x")
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_folder({"a": b"1"}, tmp_path / "x", replace=True)
+    assert left(tmp_path) == ["x"]
 
 
 def test_a_folder_is_as_readable_as_any(tmp_path: Path) -> None:
