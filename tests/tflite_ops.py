@@ -485,7 +485,7 @@ def strided_slice(
     where: list[slice | int] = []
     for d in range(len(begin)):
         if masks[2] >> d & 1:
-            where.append(begin[d])
+            where.append(0 if masks[0] >> d & 1 else begin[d])
             continue
         first = None if masks[0] >> d & 1 else begin[d]
         last = None if masks[1] >> d & 1 else end[d]
@@ -615,6 +615,10 @@ def _move_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "slice_negative", strided_slice(rng, whole, (0, -3, -6, 0), (1, -1, 7, 4), ones)
     yield "slice_reverse", strided_slice(rng, whole, (0, 5, 6, 0), (1, 0, 1, 4), (1, -1, -2, 1))
     yield "slice_shrink", strided_slice(rng, whole, (0, 3, 0, 0), (1, 4, 7, 4), ones, (0, 0, 2))
+    yield (
+        "slice_shrink_masked",
+        strided_slice(rng, whole, (0, 3, 0, 0), (1, 4, 7, 4), ones, (2, 0, 2)),
+    )
 
 
 def _matmul_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:

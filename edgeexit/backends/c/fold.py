@@ -87,14 +87,16 @@ def slices(
             taken.append(slice(0, size, 1))
             continue
         first, last, step = int(begin[d]), int(end[d]), int(strides[d])
+        if step == 0:
+            return None
         if masks["shrink_axis_mask"] >> d & 1:
+            if masks["begin_mask"] >> d & 1:
+                first = 0 if step > 0 else size - 1
             first += size if first < 0 else 0
             if not 0 <= first < size:
                 return None
             taken.append(slice(first, first + 1, 1))
             continue
-        if step == 0:
-            return None
         part = slice(
             None if masks["begin_mask"] >> d & 1 else first,
             None if masks["end_mask"] >> d & 1 else last,
