@@ -166,6 +166,27 @@ def test_a_pad_of_another_value_stays() -> None:
     assert kinds(net.program(net.conv(padded, 4, VALID, 2))) == [Copy, Conv2D]
 
 
+@pytest.mark.parametrize("amount", [1.0, 1.5, math.nan])
+def test_a_pad_by_no_integers_is_refused(amount: float) -> None:
+    net = Network()
+    amounts = np.array(TOP_LEFT, np.float32)
+    amounts[1, 0] = amount
+    padded = net.tensor((1, 9, 9, 4), 0.05, -3)
+    numbers = net.tensor((4, 2), dtype="float32", data=amounts)
+    net.op("PAD", [net.source, numbers], [padded], "PadOptions")
+    with pytest.raises(LoweringError, match="cannot lower PAD: a type is not supported"):
+        net.program(net.conv(padded, 4, VALID, 2))
+
+
+def test_a_pad_of_a_value_of_another_type_is_refused() -> None:
+    net = Network()
+    padded = net.tensor((1, 9, 9, 4), 0.05, -3)
+    value = net.tensor((1,), 0.05, -3, dtype="float32", data=np.array([-3.5], np.float32))
+    net.op("PADV2", [net.source, net.numbers(TOP_LEFT), value], [padded], "PadV2Options")
+    with pytest.raises(LoweringError, match="cannot lower PADV2: a type is not supported"):
+        net.program(net.conv(padded, 4, VALID, 2))
+
+
 # ---------------------------------------------------------------------- additions
 
 

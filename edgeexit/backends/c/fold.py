@@ -160,11 +160,15 @@ def _padding(
     shapes = (source.shape, padded.shape, kernel.shape)
     if amounts is None or amounts.shape != (4, 2) or any(len(shape) != 4 for shape in shapes):
         return None
+    if amounts.dtype.name not in _INTEGERS:
+        return None
     if source.scales != padded.scales or source.zero_points != padded.zero_points:
         return None
     if pad.kind == "PADV2":
         value = known.get(pad.inputs[2]) if len(pad.inputs) > 2 else None
-        if value is None or value.size != 1 or [int(value.item())] != list(padded.zero_points):
+        if value is None or value.size != 1 or value.dtype.name != "int8":
+            return None
+        if [int(value.item())] != list(padded.zero_points):
             return None
     numbers = [(int(before), int(after)) for before, after in amounts]
     if numbers[0] != (0, 0) or numbers[3] != (0, 0):
