@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import tiny_chain
 from numpy.typing import NDArray
 from tflite_micro.python.tflite_micro import runtime as tflm
-from tflite_ops import Builder, cases, unary
+from tflite_ops import cases, unary
 
 from edgeexit.backends.c import (
     CHAIN_INPUT,
@@ -23,7 +22,7 @@ from edgeexit.backends.c import (
     Link,
     build,
 )
-from edgeexit.backends.c.legalize import program_from_chain, program_from_file
+from edgeexit.backends.c.legalize import program_from_file
 from edgeexit.backends.c.program import (
     Addition,
     Buffer,
@@ -33,7 +32,6 @@ from edgeexit.backends.c.program import (
     ProgramSegment,
     Table,
 )
-from edgeexit.backends.c.reader import read_model
 from edgeexit.runtime.decision import batch_exits, batch_scores, exp_table
 from edgeexit.types import DecisionSpec, Rule
 
@@ -41,13 +39,13 @@ Int8 = NDArray[np.int8]
 NUM_SAMPLES = 6
 
 
-def tflm_outputs(content: bytes, inputs: Sequence[Int8]) -> Int8:
+def tflm_outputs(content: bytes, inputs: Int8) -> Int8:
     """The last output for each sample, int8 [num_samples, num_bytes]."""
     interpreter = tflm.Interpreter.from_bytes(content, arena_size=1 << 20)
+    shape = interpreter.get_input_details(0)["shape"]
     rows = []
-    for sample in zip(*inputs, strict=True):
-        for position, value in enumerate(sample):
-            interpreter.set_input(value, position)
+    for sample in inputs:
+        interpreter.set_input(sample.reshape(shape), 0)
         interpreter.invoke()
         rows.append(interpreter.get_output(0).ravel())
     return np.stack(rows)
@@ -56,64 +54,26 @@ def tflm_outputs(content: bytes, inputs: Sequence[Int8]) -> Int8:
 # ------------------------------------------------------------------ one op at a time
 
 
-def op_program(content: bytes) -> tuple[Program, list[tuple[int, ...]]]:
-    """The program of a file, and the shapes of its inputs, which follow each other in the input.
-
-    A chain has one input. Where the op has several, a segment before it cuts them out of one, and
-    gives each its scale by a table, of which only the scale is left afterwards.
-    """
-    model = read_model(content, "op")
-    sources = [model.tensors[index] for index in model.inputs]
-    shapes = [source.shape for source in sources]
-    if len(sources) == 1:
-        return program_from_chain([model], [[Link(CHAIN_INPUT)]]), shapes
-    builder = Builder()
-    whole = builder.tensor((1, sum(source.num_elements for source in sources)), 1.0)
-    outputs, begin = [], 0
-    for source in sources:
-        end = begin + source.num_elements
-        part = builder.tensor((1, end - begin), 1.0)
-        corners = [builder.numbers([0, begin]), builder.numbers([1, end]), builder.numbers([1, 1])]
-        builder.op("STRIDED_SLICE", [whole, *corners], [part], "StridedSliceOptions")
-        shaped = builder.tensor(source.shape, 1.0)
-        builder.op("RESHAPE", [part, builder.numbers(list(source.shape))], [shaped])
-        scaled = builder.tensor(source.shape, source.scales[0], source.zero_points[0])
-        builder.op("QUANTIZE", [shaped], [scaled], "QuantizeOptions")
-        outputs.append(scaled)
-        begin = end
-    first = read_model(builder.finish([whole], outputs), "inputs")
-    links = [[Link(CHAIN_INPUT)], [Link(0, position) for position in range(len(sources))]]
-    program = program_from_chain([first, model], links)
-    identity = np.arange(-128, 128).astype(np.int8)
-    steps = tuple(
-        replace(step, table=identity) if isinstance(step, Table) else step
-        for step in program.segments[0].steps
-    )
-    return replace(program, segments=(replace(program.segments[0], steps=steps),
-                                      *program.segments[1:])), shapes  # fmt: skip
-
-
-def op_inputs(shapes: Sequence[tuple[int, ...]]) -> list[Int8]:
+def op_inputs(program: Program) -> Int8:
     rng = np.random.default_rng(3)
-    inputs = [rng.integers(-128, 128, (NUM_SAMPLES, *shape)).astype(np.int8) for shape in shapes]
-    for array in inputs:
-        array[0], array[1] = -128, 127
+    shape = program.buffers[program.input].shape
+    inputs = rng.integers(-128, 128, (NUM_SAMPLES, *shape)).astype(np.int8)
+    inputs[0], inputs[1] = -128, 127
     return inputs
 
 
 @cache
-def op_models() -> dict[str, tuple[bytes, c_host.Model, list[tuple[int, ...]]]]:
-    made = {}
-    for name, content in cases():
-        program, shapes = op_program(content)
-        made[name] = (content, c_host.make(program, name=name), shapes)
-    return made
+def op_models() -> dict[str, tuple[bytes, c_host.Model]]:
+    return {
+        name: (content, c_host.make(program_from_file(content, "op"), name=name))
+        for name, content in cases()
+    }
 
 
 @pytest.fixture(scope="module", params=c_host.COMPILERS)
 def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> c_host.Host:
     return c_host.Host(
-        {name: model for name, (_, model, _) in op_models().items()},
+        {name: model for name, (_, model) in op_models().items()},
         tmp_path_factory.mktemp("ops"),
         compiler=request.param,
     )
@@ -121,24 +81,23 @@ def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize("name", [name for name, _ in cases()])
 def test_one_op(ops: c_host.Host, name: str) -> None:
-    content, _, shapes = op_models()[name]
-    inputs = op_inputs(shapes)
-    joined = np.concatenate([array.reshape(NUM_SAMPLES, -1) for array in inputs], axis=1)
+    content, model = op_models()[name]
+    inputs = op_inputs(model.program)
     np.testing.assert_array_equal(
-        ops.outputs(name, joined)[-1], tflm_outputs(content, inputs), strict=True
+        ops.outputs(name, inputs)[-1], tflm_outputs(content, inputs), strict=True
     )
 
 
 def test_the_comparison_notices_one_bit(tmp_path: Path) -> None:
     content = dict(cases())["conv_deep"]
-    program, shapes = op_program(content)
+    program = program_from_file(content, "op")
     (step,) = program.steps
     assert isinstance(step, Conv2D)
     changed = replace(step, output_offset=step.output_offset + 1)
     program = replace(program, segments=(replace(program.segments[0], steps=(changed,)),))
-    (inputs,) = op_inputs(shapes)
+    inputs = op_inputs(program)
     given = c_host.run_program(program, inputs, tmp_path)
-    assert (given != tflm_outputs(content, [inputs])).any()
+    assert (given != tflm_outputs(content, inputs)).any()
 
 
 # ------------------------------------------------------------------ what no file can say

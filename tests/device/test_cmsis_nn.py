@@ -21,13 +21,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "backend"))
 import c_host
 import dsp_cases
 import program_reference
-from test_c_portable import op_inputs, op_program, residual_programs
+from test_c_portable import op_inputs, residual_programs
 from tflite_ops import cases
 
 from edgeexit.backends.c.cmsis_nn_sources import CmsisNn, find_cmsis_nn
 from edgeexit.backends.c.emit import Emission
 from edgeexit.backends.c.kernels import cmsis_nn
 from edgeexit.backends.c.kernels.base import Core, Implementation
+from edgeexit.backends.c.legalize import program_from_file
 from edgeexit.backends.c.program import Program
 from edgeexit.profiling.qemu.build import build_firmware
 from edgeexit.profiling.qemu.count import count_segments
@@ -60,7 +61,7 @@ def core(place: str) -> Core:
 @cache
 def programs() -> dict[str, Program]:
     """Every op and way of using it that CMSIS-NN has an offer for."""
-    made = {name: op_program(content)[0] for name, content in cases()}
+    made = {name: program_from_file(content, name) for name, content in cases()}
     made |= residual_programs()
     return {
         name: program
@@ -94,7 +95,7 @@ def test_on_the_host_under_sanitizers(tmp_path: Path) -> None:
     }
     host = c_host.Host(models, tmp_path, flags=ON_HOST, cmsis_nn=library().root)
     for name, program in programs().items():
-        inputs = op_inputs([program.buffers[program.input].shape])[0]
+        inputs = op_inputs(program)
         expected = [program_reference.logits(program, sample)[-1].ravel() for sample in inputs]
         np.testing.assert_array_equal(host.outputs(name, inputs)[-1], expected, err_msg=name)
 
