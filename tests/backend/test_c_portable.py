@@ -7,13 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import c_host
+import dsp_cases
 import numpy as np
 import program_reference
 import pytest
 import tiny_chain
 from numpy.typing import NDArray
 from tflite_micro.python.tflite_micro import runtime as tflm
-from tflite_ops import cases, unary
+from tflite_ops import Builder, cases, unary
 
 from edgeexit.backends.c import (
     CHAIN_INPUT,
@@ -22,8 +23,11 @@ from edgeexit.backends.c import (
     Link,
     build,
 )
+from edgeexit.backends.c.kernels.base import Core
 from edgeexit.backends.c.legalize import program_from_file
+from edgeexit.backends.c.multipliers import swapped
 from edgeexit.backends.c.program import (
+    Add,
     Addition,
     Buffer,
     Conv2D,
@@ -153,6 +157,68 @@ def test_a_sum_is_written_over_its_second_input(tmp_path: Path, compiler: str) -
         expected = [program_reference.run(model.program, sample)[2].ravel() for sample in inputs]
         assert len(np.unique(expected)) > 50
         np.testing.assert_array_equal(host.outputs(name, inputs)[0], expected)
+
+
+def subtraction_files() -> list[bytes]:
+    """From -31 all values are subtracted, and -95 from all values: TFLite's roundings show."""
+    parameters = [(0.0729922279715538, 60), (0.04690082371234894, 39), (0.06501495838165283, 75)]
+    files = []
+    for constant, value in ((0, -31), (1, -95)):
+        b = Builder()
+        data = np.full((1, 256), value, np.int8)
+        tensors = [
+            b.tensor((1, 256), *each, data=data if n == constant else None)
+            for n, each in enumerate(parameters)
+        ]
+        b.op("SUB", tensors[:2], tensors[2:], "SubOptions")
+        files.append(b.finish([tensors[1 - constant]], tensors[2:]))
+    return files
+
+
+def constant_first(program: Program) -> dict[str, Program]:
+    """An addition of a constant, which a step computes: by itself, and in convolutions."""
+    (add,) = program.steps
+    assert isinstance(add, Add)
+    assert add.constant is not None
+    value = int(add.constant[0, 0])
+    table = Table(name="table", inputs=(0,), output=1, table=np.full(256, value, np.int8))
+    plain = replace(add, inputs=(0, 1), output=2, constant=None)
+    line = tuple(Buffer(name, (1, 256), 1.0, 0) for name in ("input", "constant", "sum"))
+    made = {"plain": Program(line, 0, (ProgramSegment((table, plain), 2),))}
+    image = tuple(Buffer(name, (1, 16, 16, 1), 1.0, 0) for name in ("input", "sum"))
+    for kind in (Conv2D, DepthwiseConv2D):
+        window = kind(
+            name="window",
+            inputs=(0, 0),
+            output=1,
+            weights=np.zeros((1, 1, 1, 1)[: 4 if kind is Conv2D else 3], np.int8),
+            bias=np.zeros(1, np.int32),
+            multipliers=np.full(1, 1 << 30, np.int32),
+            shifts=np.full(1, -1, np.int32),
+            input_offset=0,
+            output_offset=value,
+            activation_min=-128,
+            activation_max=127,
+            residual=swapped(add.addition),
+        )
+        made[kind.__name__] = Program(image, 0, (ProgramSegment((window,), 1),))
+    return made
+
+
+@pytest.mark.parametrize("core", [c_host.GENERIC, dsp_cases.CORTEX_M4], ids=["portable", "dsp"])
+def test_a_subtraction_rounds_as_tflite_does(tmp_path: Path, core: Core) -> None:
+    expected: dict[str, Int8] = {}
+    models = {}
+    inputs = np.arange(-128, 128).reshape(1, 256).astype(np.int8)
+    for number, content in enumerate(subtraction_files()):
+        program = program_from_file(content, "op")
+        for name, each in {"file": program, **constant_first(program)}.items():
+            key = f"{name}_{number}"
+            models[key] = c_host.make(each, core=core, name=key)
+            expected[key] = tflm_outputs(content, inputs)
+    host = c_host.Host(models, tmp_path)
+    for key, answer in expected.items():
+        np.testing.assert_array_equal(host.outputs(key, inputs)[-1], answer, err_msg=key)
 
 
 @pytest.mark.parametrize("bias", [(1 << 31) - 1, -(1 << 31)])
