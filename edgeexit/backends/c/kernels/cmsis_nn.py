@@ -99,7 +99,9 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation:
     return _window("conv", "ee_conv2d_cmsis_nn", step, program, core, scratch_bytes, {})
 
 
-def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implementation:
+def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implementation | None:
+    if not core.mve and _reads_beyond(step, program):
+        return None
     kernel_h, kernel_w, channels = step.weights.shape
     scratch_bytes = 0
     changed: dict[str, NDArray[np.integer[Any]]] = {}
@@ -117,6 +119,23 @@ def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implement
             scratch_bytes = 2 * channels * kernel_h * kernel_w
     return _window(
         "depthwise", "ee_depthwise_cmsis_nn", step, program, core, scratch_bytes, changed
+    )
+
+
+def _reads_beyond(step: DepthwiseConv2D, program: Program) -> bool:
+    """Whether ``arm_depthwise_conv_3x3_s8`` reads past the end of a row.
+
+    It takes the middle column of a window to be inside the image. After a PAD on the right, the
+    last window of a row may have only its first column there.
+    """
+    input_w = program.buffers[step.inputs[0]].shape[2]
+    output_w = program.buffers[step.output].shape[2]
+    return (
+        step.weights.shape[:2] == (3, 3)
+        and step.depth_multiplier == 1
+        and step.dilation == (1, 1)
+        and max(step.pad_top, step.pad_left) <= 1
+        and (output_w - 1) * step.stride[1] - step.pad_left + 1 >= input_w
     )
 
 
