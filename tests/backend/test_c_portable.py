@@ -159,19 +159,38 @@ def test_a_sum_is_written_over_its_second_input(tmp_path: Path, compiler: str) -
         np.testing.assert_array_equal(host.outputs(name, inputs)[0], expected)
 
 
+SUBTRACTIONS = (
+    # Scales and zero points of the operands and the result, and operands whose difference shows
+    # how an operand is rounded,
+    (
+        (0.08926434069871902, -30),
+        (0.07239477336406708, -55),
+        (0.1341577023267746, 34),
+        (-109, -44),
+    ),
+    # and that factors are taken in double precision.
+    (
+        (0.03003866784274578, -36),
+        (0.04581153020262718, -8),
+        (0.04991694539785385, 7),
+        (-84, 21),
+    ),
+)
+
+
 def subtraction_files() -> list[bytes]:
-    """From -31 all values are subtracted, and -95 from all values: TFLite's roundings show."""
-    parameters = [(0.0729922279715538, 60), (0.04690082371234894, 39), (0.06501495838165283, 75)]
+    """All values subtracted from a constant, and a constant from all values."""
     files = []
-    for constant, value in ((0, -31), (1, -95)):
-        b = Builder()
-        data = np.full((1, 256), value, np.int8)
-        tensors = [
-            b.tensor((1, 256), *each, data=data if n == constant else None)
-            for n, each in enumerate(parameters)
-        ]
-        b.op("SUB", tensors[:2], tensors[2:], "SubOptions")
-        files.append(b.finish([tensors[1 - constant]], tensors[2:]))
+    for *parameters, values in SUBTRACTIONS:
+        for constant, value in enumerate(values):
+            b = Builder()
+            data = np.full((1, 256), value, np.int8)
+            tensors = [
+                b.tensor((1, 256), *each, data=data if n == constant else None)
+                for n, each in enumerate(parameters)
+            ]
+            b.op("SUB", tensors[:2], tensors[2:], "SubOptions")
+            files.append(b.finish([tensors[1 - constant]], tensors[2:]))
     return files
 
 
