@@ -108,6 +108,21 @@ def test_on_a_core(place: str, tmp_path: Path) -> None:
         _compare(part, place, tmp_path)
 
 
+def test_dense_layers_are_convolutions_where_their_kernel_does_not_do() -> None:
+    functions = {
+        (name, place): offer.function
+        for name in ("fc_64_10_act0", "fc_per_channel")
+        for place in ("m4", "m55")
+        if (offer := cmsis_nn.offer(programs()[name].steps[0], programs()[name], core(place)))
+    }
+    assert functions == {
+        ("fc_64_10_act0", "m4"): "ee_fully_connected_cmsis_nn",
+        ("fc_64_10_act0", "m55"): "ee_conv2d_cmsis_nn",
+        ("fc_per_channel", "m4"): "ee_conv2d_cmsis_nn",
+        ("fc_per_channel", "m55"): "ee_conv2d_cmsis_nn",
+    }
+
+
 def beyond_the_row(columns: int, residual: bool) -> Program:
     """Six windows in a row of an image; of ``columns`` 5, the last window has only its first."""
     single = dsp_cases.depthwise("window", (6, 6, 8), 1)

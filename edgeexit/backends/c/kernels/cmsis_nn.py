@@ -23,11 +23,13 @@ from edgeexit.backends.c.kernels import portable
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
 from edgeexit.backends.c.kernels.cmsis_nn_work import work_of
 from edgeexit.backends.c.program import (
+    Buffer,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Pool2D,
     Program,
+    ProgramSegment,
     Step,
     Window,
 )
@@ -37,7 +39,7 @@ NAME = "cmsis_nn"
 _CHANNELS_IN_BLOCK = 124
 """Channels that a depthwise convolution takes at once with MVE."""
 _LARGEST_COLUMN = 65535
-"""Products of one output: CMSIS-NN counts them in 16 bits."""
+"""Products of one output: CMSIS-NN counts them in 16 bits. Sizes of images are no larger either."""
 
 # With all that they call; a linker drops what a core does not.
 _FILES = {
@@ -75,7 +77,7 @@ def offer(step: Step, program: Program, core: Core) -> Implementation | None:
             return _conv2d(step, program, core)
         case DepthwiseConv2D():
             return _depthwise(step, program, core)
-        case FullyConnected() if step.per_tensor:
+        case FullyConnected():
             return _fully_connected(step, program, core)
         case Pool2D():
             return _pool(step, program, core)
@@ -157,7 +159,14 @@ def _window(
     return replace(made, scratch_bytes=scratch_bytes, sources=sources)
 
 
-def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Implementation:
+def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Implementation | None:
+    """As a convolution of 1 x 1 where each feature has a factor, and, as it is faster, with MVE."""
+    rows = program.buffers[step.output].num_bytes // step.weights.shape[0]
+    fits = max(rows, *step.weights.shape) <= _LARGEST_COLUMN
+    if fits and (core.mve or not step.per_tensor):
+        return _points(step, rows, core)
+    if not step.per_tensor:
+        return None
     changed = {
         "bias": step.bias,
         "multiplier": step.multipliers[:1],
@@ -166,6 +175,28 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
     return _implementation(
         "fully_connected", "ee_fully_connected_cmsis_nn", step, program, core, changed
     )
+
+
+def _points(step: FullyConnected, rows: int, core: Core) -> Implementation:
+    features, depth = step.weights.shape
+    conv = Conv2D(
+        name=step.name,
+        inputs=(0,),
+        output=1,
+        weights=step.weights.reshape(features, 1, 1, depth),
+        bias=step.bias,
+        multipliers=step.multipliers,
+        shifts=step.shifts,
+        input_offset=step.input_offset,
+        output_offset=step.output_offset,
+        activation_min=step.activation_min,
+        activation_max=step.activation_max,
+    )
+    buffers = (
+        Buffer("input", (1, 1, rows, depth), 1.0, 0),
+        Buffer("output", (1, 1, rows, features), 1.0, 0),
+    )
+    return _conv2d(conv, Program(buffers, 0, (ProgramSegment((conv,), 1),)), core)
 
 
 def _pool(step: Pool2D, program: Program, core: Core) -> Implementation:
