@@ -540,6 +540,8 @@ def _conv_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "conv_speech", conv(rng, (25, 10), (1, 8), (10, 4), (2, 2), activation=RELU)
     # In a row, the first window has no column inside the image, and the next one has.
     yield "conv_gap", conv(rng, (3, 2), (4, 4), (1, 2), (1, 1), SAME, (1, 3))
+    yield "conv_one_window", conv(rng, (3, 2), (8, 10), (3, 2), padding=VALID, activation=RELU)
+    yield "conv_linear", conv(rng, (1, 1), (64, 10), (1, 1))
     yield "conv_per_tensor", conv(rng, (5, 5), (4, 4), (3, 3), per_tensor=True)
     yield "conv_no_bias", conv(rng, (5, 5), (4, 4), (3, 3), bias=False)
     yield "depthwise_no_bias", conv(rng, (5, 5), (4, 4), (3, 3), bias=False, depthwise=True)
