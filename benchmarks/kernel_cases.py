@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "backend"))
 import dsp_cases
 import mve_cases
-from test_c_portable import op_program, residual_programs
+from test_c_portable import residual_programs
 from tflite_ops import VALID, cases, conv
 
 INPUT_BYTES = 1024
@@ -97,15 +97,16 @@ _MVE_POOLS = (
 
 def ops() -> Iterator[tuple[str, Program]]:
     for name, content in cases():
-        yield name, op_program(content)[0]
+        yield name, program_from_file(content, name)
     rng = np.random.default_rng(1)
     for kernel in ((5, 5), (1, 3), (3, 1), (7, 7), (2, 2)):
         for channels in (8, 32):
             name = f"depthwise_{kernel[0]}{kernel[1]}_{channels}"
             pair = (channels, channels)
-            yield name, op_program(conv(rng, (9, 9), pair, kernel, depthwise=True))[0]
+            same = conv(rng, (9, 9), pair, kernel, depthwise=True)
+            yield name, program_from_file(same, name)
             valid = conv(rng, (9, 9), pair, kernel, padding=VALID, depthwise=True)
-            yield f"{name}_valid", op_program(valid)[0]
+            yield f"{name}_valid", program_from_file(valid, name)
     yield from residual_programs().items()
     yield from _products()
     for name, content in mlperf_tiny().items():

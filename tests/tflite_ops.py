@@ -485,7 +485,7 @@ def strided_slice(
     where: list[slice | int] = []
     for d in range(len(begin)):
         if masks[2] >> d & 1:
-            where.append(begin[d])
+            where.append(0 if masks[0] >> d & 1 else begin[d])
             continue
         first = None if masks[0] >> d & 1 else begin[d]
         last = None if masks[1] >> d & 1 else end[d]
@@ -538,6 +538,10 @@ def _conv_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "conv_16_32_s2", conv(rng, (8, 8), (16, 32), (3, 3), (2, 2), activation=RELU)
     yield "conv_image", conv(rng, (12, 12), (3, 16), (3, 3), activation=RELU)
     yield "conv_speech", conv(rng, (25, 10), (1, 8), (10, 4), (2, 2), activation=RELU)
+    # In a row, the first window has no column inside the image, and the next one has.
+    yield "conv_gap", conv(rng, (3, 2), (4, 4), (1, 2), (1, 1), SAME, (1, 3))
+    yield "conv_one_window", conv(rng, (3, 2), (8, 10), (3, 2), padding=VALID, activation=RELU)
+    yield "conv_linear", conv(rng, (1, 1), (64, 10), (1, 1))
     yield "conv_per_tensor", conv(rng, (5, 5), (4, 4), (3, 3), per_tensor=True)
     yield "conv_no_bias", conv(rng, (5, 5), (4, 4), (3, 3), bias=False)
     yield "depthwise_no_bias", conv(rng, (5, 5), (4, 4), (3, 3), bias=False, depthwise=True)
@@ -613,6 +617,10 @@ def _move_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "slice_negative", strided_slice(rng, whole, (0, -3, -6, 0), (1, -1, 7, 4), ones)
     yield "slice_reverse", strided_slice(rng, whole, (0, 5, 6, 0), (1, 0, 1, 4), (1, -1, -2, 1))
     yield "slice_shrink", strided_slice(rng, whole, (0, 3, 0, 0), (1, 4, 7, 4), ones, (0, 0, 2))
+    yield (
+        "slice_shrink_masked",
+        strided_slice(rng, whole, (0, 3, 0, 0), (1, 4, 7, 4), ones, (2, 0, 2)),
+    )
 
 
 def _matmul_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:

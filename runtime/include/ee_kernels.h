@@ -21,7 +21,9 @@ extern "C" {
 #endif
 
 /* clamp(output_offset + rescale(rescale1((a + offset1) << left_shift)
- *                             + rescale2((b + offset2) << left_shift))) */
+ *                             + rescale2((b + offset2) << left_shift)))
+ * multiplier1 or multiplier2 may be negative: then the operand is rescaled by its absolute, and
+ * subtracted. */
 typedef struct {
     int32_t left_shift;
     int32_t offset1, multiplier1, shift1;

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import c_host
+import dsp_cases
 import numpy as np
 import program_reference
 import pytest
@@ -23,8 +23,11 @@ from edgeexit.backends.c import (
     Link,
     build,
 )
-from edgeexit.backends.c.legalize import program_from_chain, program_from_file
+from edgeexit.backends.c.kernels.base import Core
+from edgeexit.backends.c.legalize import program_from_file
+from edgeexit.backends.c.multipliers import swapped
 from edgeexit.backends.c.program import (
+    Add,
     Addition,
     Buffer,
     Conv2D,
@@ -33,7 +36,6 @@ from edgeexit.backends.c.program import (
     ProgramSegment,
     Table,
 )
-from edgeexit.backends.c.reader import read_model
 from edgeexit.runtime.decision import batch_exits, batch_scores, exp_table
 from edgeexit.types import DecisionSpec, Rule
 
@@ -41,13 +43,13 @@ Int8 = NDArray[np.int8]
 NUM_SAMPLES = 6
 
 
-def tflm_outputs(content: bytes, inputs: Sequence[Int8]) -> Int8:
+def tflm_outputs(content: bytes, inputs: Int8) -> Int8:
     """The last output for each sample, int8 [num_samples, num_bytes]."""
     interpreter = tflm.Interpreter.from_bytes(content, arena_size=1 << 20)
+    shape = interpreter.get_input_details(0)["shape"]
     rows = []
-    for sample in zip(*inputs, strict=True):
-        for position, value in enumerate(sample):
-            interpreter.set_input(value, position)
+    for sample in inputs:
+        interpreter.set_input(sample.reshape(shape), 0)
         interpreter.invoke()
         rows.append(interpreter.get_output(0).ravel())
     return np.stack(rows)
@@ -56,64 +58,26 @@ def tflm_outputs(content: bytes, inputs: Sequence[Int8]) -> Int8:
 # ------------------------------------------------------------------ one op at a time
 
 
-def op_program(content: bytes) -> tuple[Program, list[tuple[int, ...]]]:
-    """The program of a file, and the shapes of its inputs, which follow each other in the input.
-
-    A chain has one input. Where the op has several, a segment before it cuts them out of one, and
-    gives each its scale by a table, of which only the scale is left afterwards.
-    """
-    model = read_model(content, "op")
-    sources = [model.tensors[index] for index in model.inputs]
-    shapes = [source.shape for source in sources]
-    if len(sources) == 1:
-        return program_from_chain([model], [[Link(CHAIN_INPUT)]]), shapes
-    builder = Builder()
-    whole = builder.tensor((1, sum(source.num_elements for source in sources)), 1.0)
-    outputs, begin = [], 0
-    for source in sources:
-        end = begin + source.num_elements
-        part = builder.tensor((1, end - begin), 1.0)
-        corners = [builder.numbers([0, begin]), builder.numbers([1, end]), builder.numbers([1, 1])]
-        builder.op("STRIDED_SLICE", [whole, *corners], [part], "StridedSliceOptions")
-        shaped = builder.tensor(source.shape, 1.0)
-        builder.op("RESHAPE", [part, builder.numbers(list(source.shape))], [shaped])
-        scaled = builder.tensor(source.shape, source.scales[0], source.zero_points[0])
-        builder.op("QUANTIZE", [shaped], [scaled], "QuantizeOptions")
-        outputs.append(scaled)
-        begin = end
-    first = read_model(builder.finish([whole], outputs), "inputs")
-    links = [[Link(CHAIN_INPUT)], [Link(0, position) for position in range(len(sources))]]
-    program = program_from_chain([first, model], links)
-    identity = np.arange(-128, 128).astype(np.int8)
-    steps = tuple(
-        replace(step, table=identity) if isinstance(step, Table) else step
-        for step in program.segments[0].steps
-    )
-    return replace(program, segments=(replace(program.segments[0], steps=steps),
-                                      *program.segments[1:])), shapes  # fmt: skip
-
-
-def op_inputs(shapes: Sequence[tuple[int, ...]]) -> list[Int8]:
+def op_inputs(program: Program) -> Int8:
     rng = np.random.default_rng(3)
-    inputs = [rng.integers(-128, 128, (NUM_SAMPLES, *shape)).astype(np.int8) for shape in shapes]
-    for array in inputs:
-        array[0], array[1] = -128, 127
+    shape = program.buffers[program.input].shape
+    inputs = rng.integers(-128, 128, (NUM_SAMPLES, *shape)).astype(np.int8)
+    inputs[0], inputs[1] = -128, 127
     return inputs
 
 
 @cache
-def op_models() -> dict[str, tuple[bytes, c_host.Model, list[tuple[int, ...]]]]:
-    made = {}
-    for name, content in cases():
-        program, shapes = op_program(content)
-        made[name] = (content, c_host.make(program, name=name), shapes)
-    return made
+def op_models() -> dict[str, tuple[bytes, c_host.Model]]:
+    return {
+        name: (content, c_host.make(program_from_file(content, "op"), name=name))
+        for name, content in cases()
+    }
 
 
 @pytest.fixture(scope="module", params=c_host.COMPILERS)
 def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> c_host.Host:
     return c_host.Host(
-        {name: model for name, (_, model, _) in op_models().items()},
+        {name: model for name, (_, model) in op_models().items()},
         tmp_path_factory.mktemp("ops"),
         compiler=request.param,
     )
@@ -121,24 +85,23 @@ def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize("name", [name for name, _ in cases()])
 def test_one_op(ops: c_host.Host, name: str) -> None:
-    content, _, shapes = op_models()[name]
-    inputs = op_inputs(shapes)
-    joined = np.concatenate([array.reshape(NUM_SAMPLES, -1) for array in inputs], axis=1)
+    content, model = op_models()[name]
+    inputs = op_inputs(model.program)
     np.testing.assert_array_equal(
-        ops.outputs(name, joined)[-1], tflm_outputs(content, inputs), strict=True
+        ops.outputs(name, inputs)[-1], tflm_outputs(content, inputs), strict=True
     )
 
 
 def test_the_comparison_notices_one_bit(tmp_path: Path) -> None:
     content = dict(cases())["conv_deep"]
-    program, shapes = op_program(content)
+    program = program_from_file(content, "op")
     (step,) = program.steps
     assert isinstance(step, Conv2D)
     changed = replace(step, output_offset=step.output_offset + 1)
     program = replace(program, segments=(replace(program.segments[0], steps=(changed,)),))
-    (inputs,) = op_inputs(shapes)
+    inputs = op_inputs(program)
     given = c_host.run_program(program, inputs, tmp_path)
-    assert (given != tflm_outputs(content, [inputs])).any()
+    assert (given != tflm_outputs(content, inputs)).any()
 
 
 # ------------------------------------------------------------------ what no file can say
@@ -194,6 +157,87 @@ def test_a_sum_is_written_over_its_second_input(tmp_path: Path, compiler: str) -
         expected = [program_reference.run(model.program, sample)[2].ravel() for sample in inputs]
         assert len(np.unique(expected)) > 50
         np.testing.assert_array_equal(host.outputs(name, inputs)[0], expected)
+
+
+SUBTRACTIONS = (
+    # Scales and zero points of the operands and the result, and operands whose difference shows
+    # how an operand is rounded,
+    (
+        (0.08926434069871902, -30),
+        (0.07239477336406708, -55),
+        (0.1341577023267746, 34),
+        (-109, -44),
+    ),
+    # and that factors are taken in double precision.
+    (
+        (0.03003866784274578, -36),
+        (0.04581153020262718, -8),
+        (0.04991694539785385, 7),
+        (-84, 21),
+    ),
+)
+
+
+def subtraction_files() -> list[bytes]:
+    """All values subtracted from a constant, and a constant from all values."""
+    files = []
+    for *parameters, values in SUBTRACTIONS:
+        for constant, value in enumerate(values):
+            b = Builder()
+            data = np.full((1, 256), value, np.int8)
+            tensors = [
+                b.tensor((1, 256), *each, data=data if n == constant else None)
+                for n, each in enumerate(parameters)
+            ]
+            b.op("SUB", tensors[:2], tensors[2:], "SubOptions")
+            files.append(b.finish([tensors[1 - constant]], tensors[2:]))
+    return files
+
+
+def constant_first(program: Program) -> dict[str, Program]:
+    """An addition of a constant, which a step computes: by itself, and in convolutions."""
+    (add,) = program.steps
+    assert isinstance(add, Add)
+    assert add.constant is not None
+    value = int(add.constant[0, 0])
+    table = Table(name="table", inputs=(0,), output=1, table=np.full(256, value, np.int8))
+    plain = replace(add, inputs=(0, 1), output=2, constant=None)
+    line = tuple(Buffer(name, (1, 256), 1.0, 0) for name in ("input", "constant", "sum"))
+    made = {"plain": Program(line, 0, (ProgramSegment((table, plain), 2),))}
+    image = tuple(Buffer(name, (1, 16, 16, 1), 1.0, 0) for name in ("input", "sum"))
+    for kind in (Conv2D, DepthwiseConv2D):
+        window = kind(
+            name="window",
+            inputs=(0, 0),
+            output=1,
+            weights=np.zeros((1, 1, 1, 1)[: 4 if kind is Conv2D else 3], np.int8),
+            bias=np.zeros(1, np.int32),
+            multipliers=np.full(1, 1 << 30, np.int32),
+            shifts=np.full(1, -1, np.int32),
+            input_offset=0,
+            output_offset=value,
+            activation_min=-128,
+            activation_max=127,
+            residual=swapped(add.addition),
+        )
+        made[kind.__name__] = Program(image, 0, (ProgramSegment((window,), 1),))
+    return made
+
+
+@pytest.mark.parametrize("core", [c_host.GENERIC, dsp_cases.CORTEX_M4], ids=["portable", "dsp"])
+def test_a_subtraction_rounds_as_tflite_does(tmp_path: Path, core: Core) -> None:
+    expected: dict[str, Int8] = {}
+    models = {}
+    inputs = np.arange(-128, 128).reshape(1, 256).astype(np.int8)
+    for number, content in enumerate(subtraction_files()):
+        program = program_from_file(content, "op")
+        for name, each in {"file": program, **constant_first(program)}.items():
+            key = f"{name}_{number}"
+            models[key] = c_host.make(each, core=core, name=key)
+            expected[key] = tflm_outputs(content, inputs)
+    host = c_host.Host(models, tmp_path)
+    for key, answer in expected.items():
+        np.testing.assert_array_equal(host.outputs(key, inputs)[-1], answer, err_msg=key)
 
 
 @pytest.mark.parametrize("bias", [(1 << 31) - 1, -(1 << 31)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,14 +22,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "backend"))
 import c_host
 import dsp_cases
 import program_reference
-from test_c_portable import op_inputs, op_program, residual_programs
+from test_c_portable import op_inputs, residual_programs
 from tflite_ops import cases
 
 from edgeexit.backends.c.cmsis_nn_sources import CmsisNn, find_cmsis_nn
 from edgeexit.backends.c.emit import Emission
 from edgeexit.backends.c.kernels import cmsis_nn
 from edgeexit.backends.c.kernels.base import Core, Implementation
-from edgeexit.backends.c.program import Program
+from edgeexit.backends.c.legalize import program_from_file
+from edgeexit.backends.c.program import (
+    Buffer,
+    Copy,
+    DepthwiseConv2D,
+    Program,
+    ProgramSegment,
+)
 from edgeexit.profiling.qemu.build import build_firmware
 from edgeexit.profiling.qemu.count import count_segments
 from edgeexit.profiling.qemu.machines import machine
@@ -60,7 +68,7 @@ def core(place: str) -> Core:
 @cache
 def programs() -> dict[str, Program]:
     """Every op and way of using it that CMSIS-NN has an offer for."""
-    made = {name: op_program(content)[0] for name, content in cases()}
+    made = {name: program_from_file(content, name) for name, content in cases()}
     made |= residual_programs()
     return {
         name: program
@@ -88,15 +96,7 @@ def test_all_kernels_have_cases() -> None:
 
 
 def test_on_the_host_under_sanitizers(tmp_path: Path) -> None:
-    models = {
-        name: c_host.make(program, kernel_sets=("cmsis_nn",), cmsis_nn=library().root, name=name)
-        for name, program in programs().items()
-    }
-    host = c_host.Host(models, tmp_path, flags=ON_HOST, cmsis_nn=library().root)
-    for name, program in programs().items():
-        inputs = op_inputs([program.buffers[program.input].shape])[0]
-        expected = [program_reference.logits(program, sample)[-1].ravel() for sample in inputs]
-        np.testing.assert_array_equal(host.outputs(name, inputs)[-1], expected, err_msg=name)
+    _compare_on_host(programs(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,79 @@ def test_on_a_core(place: str, tmp_path: Path) -> None:
     names = iter(programs())
     while part := {name: programs()[name] for name in islice(names, CASES_IN_A_CHAIN)}:
         _compare(part, place, tmp_path)
+
+
+def test_dense_layers_are_convolutions_where_their_kernel_does_not_do() -> None:
+    functions = {
+        (name, place): offer.function
+        for name in ("fc_64_10_act0", "fc_per_channel")
+        for place in ("m4", "m55")
+        if (offer := cmsis_nn.offer(programs()[name].steps[0], programs()[name], core(place)))
+    }
+    assert functions == {
+        ("fc_64_10_act0", "m4"): "ee_fully_connected_cmsis_nn",
+        ("fc_64_10_act0", "m55"): "ee_conv2d_cmsis_nn",
+        ("fc_per_channel", "m4"): "ee_conv2d_cmsis_nn",
+        ("fc_per_channel", "m55"): "ee_conv2d_cmsis_nn",
+    }
+
+
+def beyond_the_row(columns: int, residual: bool) -> Program:
+    """Six windows in a row of an image; of ``columns`` 5, the last window has only its first."""
+    single = dsp_cases.depthwise("window", (6, 6, 8), 1)
+    (step,), (whole, result) = single.steps, single.buffers
+    assert isinstance(step, DepthwiseConv2D)
+    image = Buffer("image", (1, 6, columns, 8), 0.05, 3)
+    copy = Copy(
+        name="copy",
+        inputs=(0,),
+        output=1,
+        extents=(1, 6, columns, 8),
+        input_start=0,
+        input_strides=(0, 48, 8, 1),
+        output_start=0,
+        output_strides=(0, 8 * columns, 8, 1),
+    )
+    window = replace(step, inputs=(1,), output=2)
+    if residual:
+        addition = dsp_cases.addition(np.random.default_rng(3))
+        window = replace(window, inputs=(1, 0), residual=addition)
+    return Program((whole, image, result), 0, (ProgramSegment((copy, window), 2),))
+
+
+def rows_that_end() -> dict[str, Program]:
+    return {
+        f"{'residual' if residual else 'plain'}_{columns}": beyond_the_row(columns, residual)
+        for columns in (5, 6)
+        for residual in (False, True)
+    }
+
+
+def test_a_window_of_one_column_is_left_to_others() -> None:
+    for name, program in rows_that_end().items():
+        for place in ("m0plus", "m4", "m55"):
+            offer = cmsis_nn.offer(program.steps[1], program, core(place))
+            assert (offer is None) == (name.endswith("5") and place != "m55"), (name, place)
+
+
+@pytest.mark.parametrize("place", ["host", pytest.param("m4", marks=needs_emulator)])
+def test_windows_at_the_end_of_a_row(place: str, tmp_path: Path) -> None:
+    if place == "host":
+        _compare_on_host(rows_that_end(), tmp_path)
+    else:
+        _compare(rows_that_end(), place, tmp_path)
+
+
+def _compare_on_host(part: Mapping[str, Program], folder: Path) -> None:
+    models = {
+        name: c_host.make(program, kernel_sets=("cmsis_nn",), cmsis_nn=library().root, name=name)
+        for name, program in part.items()
+    }
+    host = c_host.Host(models, folder, flags=ON_HOST, cmsis_nn=library().root)
+    for name, program in part.items():
+        inputs = op_inputs(program)
+        expected = [program_reference.logits(program, sample)[-1].ravel() for sample in inputs]
+        np.testing.assert_array_equal(host.outputs(name, inputs)[-1], expected, err_msg=name)
 
 
 def _compare(part: Mapping[str, Program], place: str, folder: Path) -> None:

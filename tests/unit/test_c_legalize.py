@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tflite_ops import NONE, RELU, SAME, VALID, Builder, concatenation, unary
+from tflite_ops import NONE, RELU, SAME, VALID, Builder, concatenation, conv, unary
 
 from edgeexit.backends.c import multipliers, tables
 from edgeexit.backends.c.legalize import (
@@ -166,6 +166,27 @@ def test_a_pad_of_another_value_stays() -> None:
     assert kinds(net.program(net.conv(padded, 4, VALID, 2))) == [Copy, Conv2D]
 
 
+@pytest.mark.parametrize("amount", [1.0, 1.5, math.nan])
+def test_a_pad_by_no_integers_is_refused(amount: float) -> None:
+    net = Network()
+    amounts = np.array(TOP_LEFT, np.float32)
+    amounts[1, 0] = amount
+    padded = net.tensor((1, 9, 9, 4), 0.05, -3)
+    numbers = net.tensor((4, 2), dtype="float32", data=amounts)
+    net.op("PAD", [net.source, numbers], [padded], "PadOptions")
+    with pytest.raises(LoweringError, match="cannot lower PAD: a type is not supported"):
+        net.program(net.conv(padded, 4, VALID, 2))
+
+
+def test_a_pad_of_a_value_of_another_type_is_refused() -> None:
+    net = Network()
+    padded = net.tensor((1, 9, 9, 4), 0.05, -3)
+    value = net.tensor((1,), 0.05, -3, dtype="float32", data=np.array([-3.5], np.float32))
+    net.op("PADV2", [net.source, net.numbers(TOP_LEFT), value], [padded], "PadV2Options")
+    with pytest.raises(LoweringError, match="cannot lower PADV2: a type is not supported"):
+        net.program(net.conv(padded, 4, VALID, 2))
+
+
 # ---------------------------------------------------------------------- additions
 
 
@@ -250,6 +271,51 @@ def test_an_addition_of_tokens_joins_their_linear_layer() -> None:
     assert isinstance(program.steps[2], Conv2D)
     assert program.steps[2].residual is not None
     assert program.buffers[program.steps[2].output].shape == (1, 1, 64, 4)
+
+
+# ---------------------------------------------------------------------- dense layers
+
+
+@pytest.mark.parametrize("per_tensor", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_a_convolution_with_a_single_window_is_a_dense_layer(
+    size: tuple[int, int], per_tensor: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    content = conv(rng, size, (5, 7), size, padding=VALID, per_tensor=per_tensor)
+    program = program_from_file(content, "x")
+    (step,) = program.steps
+    assert isinstance(step, FullyConnected)
+    assert step.weights.shape == (7, 5 * size[0] * size[1])
+    assert step.macs == step.weights.size
+    assert step.per_tensor == per_tensor
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "more"),
+    [
+        ((3, 3), (2, 2), {"padding": VALID}),
+        ((3, 3), (3, 2), {"padding": VALID, "stride": (1, 2)}),
+        ((1, 1), (3, 3), {}),
+        ((2, 2), (2, 2), {"stride": (2, 2), "dilation": (2, 2)}),
+    ],
+)
+def test_a_convolution_stays_where_windows_are_not_the_image(
+    size: tuple[int, int], kernel: tuple[int, int], more: dict[str, Any]
+) -> None:
+    content = conv(np.random.default_rng(0), size, (5, 7), kernel, **more)
+    assert kinds(program_from_file(content, "x")) == [Conv2D]
+
+
+def test_a_convolution_with_a_single_window_that_adds_stays() -> None:
+    b = Builder()
+    shape = (1, 1, 1, 4)
+    source, middle, total = b.tensor(shape, 0.05), b.tensor(shape, 0.1), b.tensor(shape, 0.2)
+    weight = b.tensor((4, 1, 1, 4), 0.01, data=np.ones((4, 1, 1, 4), np.int8))
+    window = {"padding": VALID, "strideH": 1, "strideW": 1}
+    b.op("CONV_2D", [source, weight, -1], [middle], "Conv2DOptions", **window)
+    b.op("ADD", [middle, source], [total], "AddOptions")
+    assert kinds(program_from_file(b.finish([source], [total]), "x")) == [Conv2D]
 
 
 # ---------------------------------------------------------------------- functions

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edgeexit.backends.c import select
-from edgeexit.backends.c.kernels import portable
-from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
-from edgeexit.backends.c.program import Buffer, Program, ProgramSegment, Table
+from edgeexit.backends.c.kernels import dsp, mve, portable
+from edgeexit.backends.c.kernels.base import Core, Implementation, KernelSet, Struct
+from edgeexit.backends.c.program import Buffer, Conv2D, Program, ProgramSegment, Table
 from edgeexit.errors import ArgumentError
 
 CORE = Core("m4", dsp=True, mve=False, cost="m4")
@@ -77,6 +77,40 @@ def test_plain_c_stands_in_and_says_so(install: Install) -> None:
 def test_a_set_that_does_not_exist() -> None:
     with pytest.raises(ArgumentError, match=r"no such kernel set[\s\S]*'fast'"):
         select.choose(PROGRAM, CORE, kernel_sets=("fast",))
+
+
+def window_of(height: int, channels: int) -> Program:
+    """A convolution with a single window, which is the image."""
+    step = Conv2D(
+        name="conv",
+        inputs=(0,),
+        output=1,
+        weights=np.zeros((1, height, 1, channels), np.int8),
+        bias=np.zeros(1, np.int32),
+        multipliers=np.full(1, 1 << 30, np.int32),
+        shifts=np.full(1, -1, np.int32),
+        input_offset=0,
+        output_offset=0,
+        activation_min=-128,
+        activation_max=127,
+    )
+    buffers = (Buffer("x", (1, height, 1, channels), 1.0, 0), Buffer("y", (1, 1, 1, 1), 1.0, 0))
+    return Program(buffers, 0, (ProgramSegment((step,), 1),))
+
+
+@pytest.mark.parametrize(
+    ("kernel_set", "largest", "too_large"),
+    [(dsp, (1, 65532), (1, 65533)), (mve, (16, 65535), (17, 65535))],
+)
+def test_a_window_that_16_bits_cannot_count_is_left_to_others(
+    kernel_set: KernelSet, largest: tuple[int, int], too_large: tuple[int, int]
+) -> None:
+    core = Core("m55", dsp=True, mve=True, cost="m55")
+    for size, is_offered in ((largest, True), (too_large, False)):
+        program = window_of(*size)
+        offer = kernel_set.offer(program.steps[0], program, core)
+        assert (offer is not None) == is_offered
+        assert portable.offer(program.steps[0], program, core) is not None
 
 
 @pytest.mark.parametrize(

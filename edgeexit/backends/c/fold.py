@@ -87,14 +87,16 @@ def slices(
             taken.append(slice(0, size, 1))
             continue
         first, last, step = int(begin[d]), int(end[d]), int(strides[d])
+        if step == 0:
+            return None
         if masks["shrink_axis_mask"] >> d & 1:
+            if masks["begin_mask"] >> d & 1:
+                first = 0 if step > 0 else size - 1
             first += size if first < 0 else 0
             if not 0 <= first < size:
                 return None
             taken.append(slice(first, first + 1, 1))
             continue
-        if step == 0:
-            return None
         part = slice(
             None if masks["begin_mask"] >> d & 1 else first,
             None if masks["end_mask"] >> d & 1 else last,
@@ -158,11 +160,15 @@ def _padding(
     shapes = (source.shape, padded.shape, kernel.shape)
     if amounts is None or amounts.shape != (4, 2) or any(len(shape) != 4 for shape in shapes):
         return None
+    if amounts.dtype.name not in _INTEGERS:
+        return None
     if source.scales != padded.scales or source.zero_points != padded.zero_points:
         return None
     if pad.kind == "PADV2":
         value = known.get(pad.inputs[2]) if len(pad.inputs) > 2 else None
-        if value is None or value.size != 1 or [int(value.item())] != list(padded.zero_points):
+        if value is None or value.size != 1 or value.dtype.name != "int8":
+            return None
+        if [int(value.item())] != list(padded.zero_points):
             return None
     numbers = [(int(before), int(after)) for before, after in amounts]
     if numbers[0] != (0, 0) or numbers[3] != (0, 0):

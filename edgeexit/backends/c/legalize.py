@@ -2,7 +2,7 @@
 
 Each model is a segment. Its dead ops are dropped, shapes are computed, and every op that is left
 becomes steps; buffers at the segments' boundaries are one buffer in the program. Then `fuse` joins
-steps.
+steps, and `dense` makes dense layers of convolutions that are ones.
 
 The program's edge is int8. What a file has outside it moves to the caller, who finds it in
 ``Edge``: a QUANTIZE of float32 at the input, a DEQUANTIZE at an output; a uint8 tensor is the int8
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeexit.backends.c import fold, lower_matmul, lower_moves, lower_products, lower_values, turns
+from edgeexit.backends.c.dense import windows_to_dense
 from edgeexit.backends.c.fuse import fuse_additions, join_functions
 from edgeexit.backends.c.lowering import Chain, Op, Segment
 from edgeexit.backends.c.program import Buffer, Program, ProgramSegment, Step
@@ -112,6 +113,7 @@ def program_from_chain(models: Sequence[TfliteModel], links: Sequence[Sequence[L
     kept = {chain.input, *logits, *crossing}
     steps = join_functions(chain.segments, kept, chain.values)
     steps = fuse_additions(steps, kept, chain.values)
+    steps = windows_to_dense(steps, chain.values)
     return _numbered(chain, steps, chain.input, logits)
 
 

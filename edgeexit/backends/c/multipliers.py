@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -80,14 +81,22 @@ def addition(
 ) -> Addition:
     """For (scale, zero point) of both inputs and the output: in double."""
     twice = 2.0 * max(first[0], second[0])
-    return _addition(
-        first[1],
-        small_factor(first[0] / twice),
-        second[1],
-        small_factor(second[0] / twice),
-        output[1],
-        small_factor(twice / ((1 << _ADD_SHIFT) * output[0])),
-        limits,
+    multiplier1, shift1 = small_factor(first[0] / twice)
+    multiplier2, shift2 = small_factor(second[0] / twice)
+    output_multiplier, output_shift = small_factor(twice / ((1 << _ADD_SHIFT) * output[0]))
+    return Addition(
+        left_shift=_ADD_SHIFT,
+        offset1=-first[1],
+        multiplier1=multiplier1,
+        shift1=shift1,
+        offset2=-second[1],
+        multiplier2=multiplier2,
+        shift2=shift2,
+        output_offset=output[1],
+        output_multiplier=output_multiplier,
+        output_shift=output_shift,
+        activation_min=limits[0],
+        activation_max=limits[1],
     )
 
 
@@ -97,47 +106,9 @@ def subtraction(
     output: tuple[float, int],
     limits: tuple[int, int],
 ) -> Addition:
-    """The same for ``first - second``: in single precision, the second multiplier negated."""
-    one, two, out = (np.float32(scale) for scale, _ in (first, second, output))
-    with np.errstate(all="ignore"):
-        twice = np.float32(2) * max(one, two)
-        shares = [float(scale / twice) for scale in (one, two)]
-        whole = float(twice / (np.float32(1 << _ADD_SHIFT) * out))
-    multiplier, shift = small_factor(shares[1])
-    return _addition(
-        first[1],
-        small_factor(shares[0]),
-        second[1],
-        (-multiplier, shift),
-        output[1],
-        small_factor(whole),
-        limits,
-    )
-
-
-def _addition(
-    zero1: int,
-    factor1: tuple[int, int],
-    zero2: int,
-    factor2: tuple[int, int],
-    output_zero: int,
-    output_factor: tuple[int, int],
-    limits: tuple[int, int],
-) -> Addition:
-    return Addition(
-        left_shift=_ADD_SHIFT,
-        offset1=-zero1,
-        multiplier1=factor1[0],
-        shift1=factor1[1],
-        offset2=-zero2,
-        multiplier2=factor2[0],
-        shift2=factor2[1],
-        output_offset=output_zero,
-        output_multiplier=output_factor[0],
-        output_shift=output_factor[1],
-        activation_min=limits[0],
-        activation_max=limits[1],
-    )
+    """The same for ``first - second``: the second multiplier is negated."""
+    sum_of = addition(first, second, output, limits)
+    return replace(sum_of, multiplier2=-sum_of.multiplier2)
 
 
 def swapped(addition: Addition) -> Addition:

@@ -137,8 +137,8 @@ class DepthwiseConv2D(Window):
 class FullyConnected(Step):
     """``weights`` is int8 [out_features, in_features]; input is [num_rows, in_features].
 
-    ``multipliers`` and ``shifts`` have one number for each output feature, all equal where the
-    model has a single scale (``per_tensor``).
+    ``multipliers`` and ``shifts`` have one number for each output feature, all equal where it is
+    ``per_tensor``.
     """
 
     weights: Int8

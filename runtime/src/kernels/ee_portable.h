@@ -38,11 +38,18 @@ static inline int8_t ee_clamp(int32_t value, int32_t low, int32_t high) {
     return (int8_t)(value < low ? low : value > high ? high : value);
 }
 
+/* The same for an operand of an addition: a negative multiplier is the positive one, negated at
+ * last, as halves are not rounded alike for both signs. */
+static inline int32_t ee_rescale_operand(int32_t value, int32_t multiplier, int32_t shift) {
+    return multiplier < 0 ? -ee_requantize(value, -multiplier, shift)
+                          : ee_requantize(value, multiplier, shift);
+}
+
 static inline int8_t ee_add_elements(const ee_addition *op, int32_t a, int32_t b) {
-    const int32_t a_rescaled =
-        ee_requantize(ee_shift_left(a + op->offset1, op->left_shift), op->multiplier1, op->shift1);
-    const int32_t b_rescaled =
-        ee_requantize(ee_shift_left(b + op->offset2, op->left_shift), op->multiplier2, op->shift2);
+    const int32_t a_rescaled = ee_rescale_operand(ee_shift_left(a + op->offset1, op->left_shift),
+                                                  op->multiplier1, op->shift1);
+    const int32_t b_rescaled = ee_rescale_operand(ee_shift_left(b + op->offset2, op->left_shift),
+                                                  op->multiplier2, op->shift2);
     const int32_t sum = ee_requantize((int32_t)((uint32_t)a_rescaled + (uint32_t)b_rescaled),
                                       op->output_multiplier, op->output_shift);
     return ee_clamp(op->output_offset + sum, op->activation_min, op->activation_max);

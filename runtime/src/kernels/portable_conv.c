@@ -99,19 +99,19 @@ static void convolve_pixel(const ee_conv2d *op, const ee_output *finish, const w
 static void convolve(const ee_conv2d *op, const int8_t *input, const int8_t *skip, int8_t *output) {
     const ee_output finish = {op->multiplier,     op->shift,          op->output_offset,
                               op->activation_min, op->activation_max, op->residual};
+    window at = {.input_step = (size_t)op->dilation_w * op->input_c, .weights_step = op->input_c};
     int32_t top = -(int32_t)op->pad_top;
     for (uint32_t y = 0; y < op->output_h; y++, top += op->stride_h) {
-        window at = {.rows = ee_clip(top, op->dilation_h, op->kernel_h, op->input_h)};
+        const ee_taps rows = ee_clip(top, op->dilation_h, op->kernel_h, op->input_h);
         int32_t left = -(int32_t)op->pad_left;
         for (uint32_t x = 0; x < op->output_w; x++, left += op->stride_w) {
+            at.rows = rows;
             at.columns = ee_clip(left, op->dilation_w, op->kernel_w, op->input_w);
             const int32_t num_columns = at.columns.end - at.columns.first;
             const int32_t num_rows = at.rows.end - at.rows.first;
             at.is_clipped = num_columns < op->kernel_w || num_rows < op->kernel_h;
             at.num_runs = op->dilation_w == 1u ? 1u : (uint32_t)num_columns;
             at.run_bytes = op->dilation_w == 1u ? (uint32_t)num_columns * op->input_c : op->input_c;
-            at.input_step = (size_t)op->dilation_w * op->input_c;
-            at.weights_step = op->input_c;
             at.weights = (size_t)(at.rows.first * op->kernel_w + at.columns.first) * op->input_c;
             at.input = input;
             if (num_columns > 0 && num_rows > 0) {

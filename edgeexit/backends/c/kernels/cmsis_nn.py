@@ -23,11 +23,13 @@ from edgeexit.backends.c.kernels import portable
 from edgeexit.backends.c.kernels.base import Core, Implementation, Struct
 from edgeexit.backends.c.kernels.cmsis_nn_work import work_of
 from edgeexit.backends.c.program import (
+    Buffer,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Pool2D,
     Program,
+    ProgramSegment,
     Step,
     Window,
 )
@@ -37,7 +39,7 @@ NAME = "cmsis_nn"
 _CHANNELS_IN_BLOCK = 124
 """Channels that a depthwise convolution takes at once with MVE."""
 _LARGEST_COLUMN = 65535
-"""Products of one output: CMSIS-NN counts them in 16 bits."""
+"""Products of one output: CMSIS-NN counts them in 16 bits. Sizes of images are no larger either."""
 
 # With all that they call; a linker drops what a core does not.
 _FILES = {
@@ -75,7 +77,7 @@ def offer(step: Step, program: Program, core: Core) -> Implementation | None:
             return _conv2d(step, program, core)
         case DepthwiseConv2D():
             return _depthwise(step, program, core)
-        case FullyConnected() if step.per_tensor:
+        case FullyConnected():
             return _fully_connected(step, program, core)
         case Pool2D():
             return _pool(step, program, core)
@@ -99,7 +101,9 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation:
     return _window("conv", "ee_conv2d_cmsis_nn", step, program, core, scratch_bytes, {})
 
 
-def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implementation:
+def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implementation | None:
+    if not core.mve and _reads_beyond(step, program):
+        return None
     kernel_h, kernel_w, channels = step.weights.shape
     scratch_bytes = 0
     changed: dict[str, NDArray[np.integer[Any]]] = {}
@@ -117,6 +121,23 @@ def _depthwise(step: DepthwiseConv2D, program: Program, core: Core) -> Implement
             scratch_bytes = 2 * channels * kernel_h * kernel_w
     return _window(
         "depthwise", "ee_depthwise_cmsis_nn", step, program, core, scratch_bytes, changed
+    )
+
+
+def _reads_beyond(step: DepthwiseConv2D, program: Program) -> bool:
+    """Whether ``arm_depthwise_conv_3x3_s8`` reads past the end of a row.
+
+    It takes the middle column of a window to be inside the image. After a PAD on the right, the
+    last window of a row may have only its first column there.
+    """
+    input_w = program.buffers[step.inputs[0]].shape[2]
+    output_w = program.buffers[step.output].shape[2]
+    return (
+        step.weights.shape[:2] == (3, 3)
+        and step.depth_multiplier == 1
+        and step.dilation == (1, 1)
+        and max(step.pad_top, step.pad_left) <= 1
+        and (output_w - 1) * step.stride[1] - step.pad_left + 1 >= input_w
     )
 
 
@@ -138,7 +159,14 @@ def _window(
     return replace(made, scratch_bytes=scratch_bytes, sources=sources)
 
 
-def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Implementation:
+def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Implementation | None:
+    """As a convolution of 1 x 1 where each feature has a factor, and, as it is faster, with MVE."""
+    rows = program.buffers[step.output].num_bytes // step.weights.shape[0]
+    fits = max(rows, *step.weights.shape) <= _LARGEST_COLUMN
+    if fits and (core.mve or not step.per_tensor):
+        return _points(step, rows, core)
+    if not step.per_tensor:
+        return None
     changed = {
         "bias": step.bias,
         "multiplier": step.multipliers[:1],
@@ -147,6 +175,28 @@ def _fully_connected(step: FullyConnected, program: Program, core: Core) -> Impl
     return _implementation(
         "fully_connected", "ee_fully_connected_cmsis_nn", step, program, core, changed
     )
+
+
+def _points(step: FullyConnected, rows: int, core: Core) -> Implementation:
+    features, depth = step.weights.shape
+    conv = Conv2D(
+        name=step.name,
+        inputs=(0,),
+        output=1,
+        weights=step.weights.reshape(features, 1, 1, depth),
+        bias=step.bias,
+        multipliers=step.multipliers,
+        shifts=step.shifts,
+        input_offset=step.input_offset,
+        output_offset=step.output_offset,
+        activation_min=step.activation_min,
+        activation_max=step.activation_max,
+    )
+    buffers = (
+        Buffer("input", (1, 1, rows, depth), 1.0, 0),
+        Buffer("output", (1, 1, rows, features), 1.0, 0),
+    )
+    return _conv2d(conv, Program(buffers, 0, (ProgramSegment((conv,), 1),)), core)
 
 
 def _pool(step: Pool2D, program: Program, core: Core) -> Implementation:

@@ -45,6 +45,8 @@ _COLUMNS_AT_ONCE = 16
 _LEAST_ROOM = 2048
 _MOST_ROOM = 16384
 _LONGEST_TILE = 32
+_LARGEST_DEPTH = 2**16 - 1
+"""Products of one output: the kernel counts them in 16 bits."""
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation | None:
@@ -69,14 +71,14 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
     _, input_h, input_w, input_c = program.buffers[step.inputs[0]].shape
     _, output_h, output_w, output_c = program.buffers[step.output].shape
     weights = step.weights.reshape(output_c, -1)
+    depth = packing.round_up(weights.shape[1], 4)
     folded = packing.fold_bias(step.bias, weights, step.input_offset)
     rescaling = packing.rescaling(
         folded, weights, step.multipliers, step.shifts, step.output_offset
     )
-    if rescaling is None:
+    if rescaling is None or depth > _LARGEST_DEPTH:
         return None
     packed = packing.pack_int8(weights)
-    depth = packing.round_up(weights.shape[1], 4)
     pixels = output_h * output_w
     pixel_bytes = 2 * depth + (output_c if step.residual is not None else 0)
     room = _room(step, program)

@@ -46,6 +46,8 @@ NAME = "packed"
 
 _DIRECT_CHANNELS = (16, 32, 64)
 _COLUMNS_AT_ONCE = 16
+_MOST_BLOCKS = 2**16 - 1
+"""Vectors in a window: the kernels for convolutions count them in 16 bits."""
 
 
 def offer(step: Step, program: Program, core: Core) -> Implementation | None:
@@ -75,6 +77,8 @@ def _conv2d(step: Conv2D, program: Program, core: Core) -> Implementation | None
     bias = _folded(step, step.weights.reshape(output_c, -1))
     residual = None if step.residual is None else _addition(step.residual)
     if bias is None or step.dilation != (1, 1) or (step.residual and residual is None):
+        return None
+    if -(-step.weights[0].size // 16) > _MOST_BLOCKS:
         return None
     variant = "_add" if residual is not None else _variant(step)
     if variant is None or (residual is not None and not _rounds(step)):
