@@ -41,8 +41,7 @@ def select(
         data: Only its calibration split is used.
         engine: What runs the artifacts.
         drops: Name of a point -> accuracy that it may lose against the last exit.
-        say: Told the name of each point before it is searched for; with many exits and samples one
-            takes a minute.
+        say: Told the name of each point before it is searched for.
 
     Raises:
         EngineError: The engine is not installed, or failed.
@@ -50,19 +49,14 @@ def select(
     specs = [segment.spec for segment in segments]
     inputs: NDArray[np.int8] = quantize_input(data.calibration.images, input_spec)
     logits = all_logits(load(engine, artifacts, specs), specs, inputs)
-    points: tuple[OperatingPoint, ...] = ()
-    for name, drop in drops.items():  # one at a time, each on its own
-        if say is not None:
-            say(name)
-        static, point = operating_points(
-            logits,
-            data.calibration.labels,
-            decision,
-            [spec.macs for spec in specs],
-            static_macs,
-            drops={name: drop},
-            dataset=f"{data.name}/calibration",
-            engine=engine,
-        )
-        points = (*(points or (static,)), point)
-    return points
+    return operating_points(
+        logits,
+        data.calibration.labels,
+        decision,
+        [spec.macs for spec in specs],
+        static_macs,
+        drops=drops,
+        dataset=f"{data.name}/calibration",
+        engine=engine,
+        say=say,
+    )

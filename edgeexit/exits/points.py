@@ -16,7 +16,7 @@ thresholds can beat there; with more it is what the search found, and others may
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -44,6 +44,7 @@ def operating_points(
     num_standard_errors: float = 1.0,
     dataset: str,
     engine: str,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[OperatingPoint, ...]:
     """Chooses thresholds for each promised accuracy.
 
@@ -58,6 +59,8 @@ def operating_points(
             for all there are.
         dataset: Where the samples come from, split included.
         engine: Whose logits they are.
+        say: Told the name of each point before it is searched for; with many exits and samples one
+            takes a minute.
 
     Returns:
         ``static`` (no exit is taken: the accuracy that the others are measured against), then one
@@ -78,6 +81,8 @@ def operating_points(
     }
     limits_of = {"never": never, "always": always}
     for name, drop in drops.items():
+        if say is not None:
+            say(name)
         chosen[name] = _kept(scores, correct, costs, drop, num_standard_errors, limits_of)
     return tuple(
         OperatingPoint(
