@@ -111,16 +111,7 @@ def _check_exit_names(names: Sequence[str]) -> None:
                 where=where,
                 hint="rename the submodule; the last exit is always called 'final'",
             )
-        try:
-            plain_text(name, where)
-        except BundleError as exc:
-            raise ModelError(
-                "a bundle cannot hold the name of this exit",
-                wanted=exc.wanted,
-                given=repr(name),
-                where=where,
-                hint="rename the submodule",
-            ) from exc
+        _check_text(name, where, ModelError, "the name of this exit", "rename the submodule")
 
 
 def _check_training_split(data: Splits) -> None:
@@ -144,17 +135,24 @@ def _check_training_split(data: Splits) -> None:
 
 def _check_texts(data: Splits) -> None:
     texts = {f"class_names[{label}]": name for label, name in enumerate(data.class_names)}
+    hint = "rename it in the data; of a folder, classes are the folders in it"
     for where, text in {"name": f"{data.name}/calibration", **texts}.items():
-        try:
-            plain_text(text, where)
-        except BundleError as exc:
-            raise DataError(
-                "a bundle cannot hold this name of the data",
-                wanted=exc.wanted,
-                given=repr(text),
-                where=where,
-                hint="rename it in the data; of a folder, classes are the folders in it",
-            ) from exc
+        _check_text(text, where, DataError, "this name of the data", hint)
+
+
+def _check_text(
+    text: str, where: str, error: type[ModelError | DataError], what: str, hint: str
+) -> None:
+    try:
+        plain_text(text, where)
+    except BundleError as exc:
+        raise error(
+            f"a bundle cannot hold {what}",
+            wanted=exc.wanted,
+            given=repr(text),
+            where=where,
+            hint=hint,
+        ) from exc
 
 
 def check_name(name: str) -> None:
