@@ -7,7 +7,7 @@ because thresholds, ranges and reports go over them many times.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,8 @@ def open_stream(
     places = {part: _place(source, part) for part in _PARTS if getattr(source, part) is not None}
     check_apart({part: place.files for part, place in places.items()})
     names = _class_names(source, places.values())
-    opener = _OPENERS[source.kind]
     parts = {
-        part: opener(source, part, place, names, cache, progress) for part, place in places.items()
+        part: _opened(source, part, place, names, cache, progress) for part, place in places.items()
     }
     if "calibration" not in parts:
         parts["train"], parts["calibration"] = _divided(parts["train"], source, seed)
@@ -173,7 +172,7 @@ def _stated(
             yield path, stated_classes(path, image=image, label=label)
 
 
-def _webdataset(
+def _opened(
     source: StreamedSource,
     part: str,
     place: _Place,
@@ -181,34 +180,21 @@ def _webdataset(
     cache: Path,
     progress: Progress | None,
 ) -> Stream:
-    records = read_shards(
-        tuple(path for path, _ in place.files),
-        image=source.image,
-        label=source.label or "cls",
-        class_names=names,
-        cache=cache,
-        progress=progress,
-    )
-    return _shuffled(records, source, part)
-
-
-def _huggingface(
-    source: StreamedSource,
-    part: str,
-    place: _Place,
-    names: tuple[str, ...],
-    cache: Path,
-    progress: Progress | None,
-) -> Stream:
+    files = tuple(path for path, _ in place.files)
     image, label = source.columns()
     records: Records
-    if place.dataset is None:
-        records = read_parquet(
-            [path for path, _ in place.files],
-            image=image,
-            label=label,
+    if source.kind == "webdataset":
+        records = read_shards(
+            files,
+            image=source.image,
+            label=source.label or "cls",
             class_names=names,
-            window=source.shuffle_window,
+            cache=cache,
+            progress=progress,
+        )
+    elif place.dataset is None:
+        records = read_parquet(
+            files, image=image, label=label, class_names=names, window=source.shuffle_window
         )
     elif is_iterable(place.dataset):
         return from_iterable(
@@ -224,7 +210,11 @@ def _huggingface(
         records = from_dataset(
             place.dataset, image=image, label=label, class_names=names, name=place.name
         )
-    return _shuffled(records, source, part)
+    if len(records.labels) == 0:
+        raise DataError(
+            "there are no samples", wanted="at least one", where=f"{source.name}, {part} split"
+        )
+    return ShuffledRecords(records, np.arange(len(records.labels)), source.shuffle_window)
 
 
 def _patterns(source: StreamedSource, part: str) -> Sequence[str]:
@@ -238,21 +228,3 @@ def _patterns(source: StreamedSource, part: str) -> Sequence[str]:
             where=f"{source.name}, {part} split",
         )
     return [str(pattern) for pattern in patterns]
-
-
-def _shuffled(records: Records, source: StreamedSource, part: str) -> ShuffledRecords:
-    if len(records.labels) == 0:
-        raise DataError(
-            "there are no samples", wanted="at least one", where=f"{source.name}, {part} split"
-        )
-    return ShuffledRecords(records, np.arange(len(records.labels)), source.shuffle_window)
-
-
-_OPENERS: dict[
-    str,
-    Callable[
-        [StreamedSource, str, _Place, tuple[str, ...], Path, Progress | None],
-        Stream,
-    ],
-]
-_OPENERS = {"webdataset": _webdataset, "huggingface": _huggingface}
