@@ -6,11 +6,12 @@ Compiled as profiling compiles them, for every core that can run them; the large
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import tempfile
 from pathlib import Path
+
+from figures import arguments, publish
 
 from edgeexit.backends.c.cmsis_nn_sources import CmsisNn, find_cmsis_nn
 from edgeexit.backends.c.emit import RUNTIME_SOURCES
@@ -60,9 +61,9 @@ def size(target: Target, path: Path, optimize: str, library: CmsisNn) -> int:
 
 def main() -> None:
     """Measures, prints a table, and writes it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true")
-    write = parser.parse_args().write
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--write", action="store_true", help="keep the sizes for the compiler")
+    options = parser.parse_args()
     library = find_cmsis_nn()
     assert library is not None
     sizes: dict[str, int] = {}
@@ -72,10 +73,10 @@ def main() -> None:
         for name, path in sources(target, library).items():
             optimize = "-O2" if name in RUNTIME_SOURCES else "-O3"
             sizes[name] = max(sizes.get(name, 0), size(target, path, optimize, library))
-    text = json.dumps(sizes, indent=1, sort_keys=True) + "\n"
-    print(text)
-    if write:
-        CODE_BYTES_PATH.write_text(text, encoding="utf-8")
+    sizes = dict(sorted(sizes.items()))
+    publish("Bytes of code in each file, where it is largest", sizes, options.json)
+    if options.write:
+        CODE_BYTES_PATH.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
