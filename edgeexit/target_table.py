@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeexit.errors import BundleError, TargetError
 from edgeexit.runtime.manifest import plain_text
+from edgeexit.toml_text import parse_toml
 
 _MAX_FILE_BYTES = 1 << 20
 _MAX_INTEGER = 1 << 53  # every integer up to here is a double too
@@ -19,19 +20,14 @@ def read_toml(path: Path) -> TargetTable:
 
     Raises:
         TargetError: It cannot be read, or is not TOML.
+        EdgeExitError: This Python has no reader of TOML.
     """
-    try:
-        import tomllib
-    except ModuleNotFoundError as exc:
-        raise TargetError(
-            "targets cannot be read by this Python", wanted="Python 3.11 or newer", where=path
-        ) from exc
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise TargetError(
                 "the file is too large for a target", wanted="at most 1 MiB", where=path
             )
-        return TargetTable(path, tomllib.loads(path.read_text(encoding="utf-8")), where="")
+        return TargetTable(path, parse_toml(path), where="")
     except OSError as exc:
         raise TargetError(
             "the target's file cannot be read", given=exc.strerror, where=path

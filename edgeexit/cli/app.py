@@ -121,8 +121,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _not_installed(error: ModuleNotFoundError) -> EdgeExitError:
     """Names the extra to install; a module that no extra brings is a bug and is raised again."""
     module = (error.name or "").partition(".")[0]
-    if module == "tomllib":
-        return EdgeExitError("this command needs a newer Python", wanted="Python 3.11 or newer")
     if module not in _EXTRAS:
         raise error
     return EdgeExitError(

@@ -10,6 +10,7 @@ from typing import Any
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
 from edgeexit.resources import resource_folder
+from edgeexit.toml_text import parse_toml
 
 ROLES = ("train_images", "train_labels", "test_images", "test_labels")
 _SCHEMA = 1
@@ -88,11 +89,10 @@ def parse_recipe(path: Path) -> Recipe:
 
     Raises:
         DataError: A field is missing or has another meaning than this version knows.
+        EdgeExitError: This Python has no reader of TOML.
     """
-    import tomllib  # here, because Python 3.10 has none, and runs bundles
-
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(path)
         if table["schema"] != _SCHEMA:
             raise DataError(
                 "the recipe has another schema",
@@ -101,7 +101,7 @@ def parse_recipe(path: Path) -> Recipe:
                 where=path.name,
             )
         return _recipe(table)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         raise DataError(
             "the recipe cannot be read",
             given=f"{type(exc).__name__}: {exc}",

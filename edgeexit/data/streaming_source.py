@@ -11,6 +11,7 @@ from edgeexit.data.streaming_decode import MAX_PIXELS, Decoding, Fit
 from edgeexit.data.streaming_huggingface import is_iterable
 from edgeexit.data.types import Augmentation, Preprocessing
 from edgeexit.errors import ArgumentError, DataError
+from edgeexit.toml_text import parse_toml
 
 _KINDS = ("webdataset", "huggingface")
 _MOST_CLASSES = 1 << 20
@@ -139,11 +140,10 @@ def read_source(path: Path) -> StreamedSource:
     Raises:
         DataError: The file is not TOML, or a field is missing, unknown or of the wrong type.
         ArgumentError: A field is out of range, or of the wrong type where Python would accept it.
+        EdgeExitError: This Python has no reader of TOML.
     """
-    import tomllib  # here, because Python 3.10 has none, and runs bundles
-
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(path)
         unknown = table.keys() - {field.name for field in fields(StreamedSource)} | (
             table.keys() & {"folder"}
         )

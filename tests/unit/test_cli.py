@@ -141,7 +141,6 @@ def test_interrupt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         ("torch", "edgeexit[compile]"),
         ("flatbuffers", "edgeexit[compile]"),
         ("ai_edge_litert.schema_py_generated", "edgeexit[compile]"),
-        ("tomllib", "Python 3.11 or newer"),
     ],
 )
 def test_what_is_not_installed_is_named(

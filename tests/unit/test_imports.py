@@ -60,6 +60,9 @@ def test_arrays_and_images_need_no_toml(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         loaded_by(without + command("data describe cifar10"))
     assert "Python 3.11 or newer" in caught.value.stderr
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        loaded_by(without + "import edgeexit as ee; ee.data.load('fashion-mnist')")
+    assert "EdgeExitError: this Python cannot read TOML files" in caught.value.stderr
 
 
 def test_the_probe_notices_torch() -> None:
