@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeexit.data.split import stratified_order
-from edgeexit.data.streaming_decode import FORMATS, upright
+from edgeexit.data.streaming_decode import FORMATS, GREY_MODES, check_mode, upright
 from edgeexit.data.types import Samples
 from edgeexit.data.validate import check_num_bytes
 from edgeexit.errors import DataError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _FORMATS = (*FORMATS, "TIFF")
-_GREY_MODES = frozenset(("1", "L"))
-_COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
 
 
 def read_folder(root: Path) -> tuple[dict[str, Samples], tuple[str, ...]]:
@@ -131,7 +129,7 @@ def _size_and_colour(paths: Sequence[Path]) -> tuple[tuple[int, int], bool]:
                     hint="resize them first: a network has one input shape",
                 )
             size = image.size
-            grey = grey and image.mode in _GREY_MODES
+            grey = grey and image.mode in GREY_MODES
     assert size is not None
     return size, grey
 
@@ -157,13 +155,7 @@ def open_image(path: Path) -> Iterator[Image]:
         ) from exc
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            if image.mode not in _GREY_MODES | _COLOUR_MODES:
-                raise DataError(
-                    "the image has another pixel format",
-                    wanted="8 bits a channel",
-                    given=f"mode = {image.mode}",
-                    where=path,
-                )
+            check_mode(image, lambda: path)
             yield upright(image)
     except DataError:
         raise

@@ -34,7 +34,9 @@ MAX_IMAGE_BYTES = 1 << 26
 MAX_PIXELS = 1 << 26
 """The most pixels that an image may state, unless a limit is asked for."""
 
-_GREY_MODES = frozenset(("1", "L"))
+GREY_MODES = frozenset(("1", "L"))
+"""Pillow's names of the grey formats of pixels that are taken."""
+
 _COLOUR_MODES = frozenset(("CMYK", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"))
 _TRIES = 10
 # EXIF's tag 274 says how a camera was held. Source: Exif 2.32, 4.6.4 A, "Orientation".
@@ -166,6 +168,21 @@ def upright(image: Image) -> Image:
     return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
+def check_mode(image: Image, where: Callable[[], object]) -> None:
+    """Refuses pixels of other formats, which Pillow would turn into bytes by cutting them off.
+
+    Raises:
+        DataError: The image has more than 8 bits a channel; ``where`` says which one it is.
+    """
+    if image.mode not in GREY_MODES | _COLOUR_MODES:
+        raise DataError(
+            "the image has another pixel format",
+            wanted="8 bits a channel",
+            given=f"mode = {image.mode}",
+            where=where(),
+        )
+
+
 def _opened(encoded: bytes | Image, where: Callable[[], str]) -> Image:
     from PIL import Image
 
@@ -186,13 +203,7 @@ def _check_header(image: Image, decoding: Decoding, where: Callable[[], str]) ->
         wanted = f"at most {decoding.max_pixels} pixels"
         given = f"{image.width} x {image.height} pixels"
         raise _too_large(wanted, given, where, "scale it down, or raise max_pixels")
-    if image.mode not in _GREY_MODES | _COLOUR_MODES:
-        raise DataError(
-            "the image has another pixel format",
-            wanted="8 bits a channel",
-            given=f"mode = {image.mode}",
-            where=where(),
-        )
+    check_mode(image, where)
 
 
 def _too_large(wanted: str, given: object, where: Callable[[], str], hint: str) -> DataError:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.data.streaming_decode import check_mode
 from edgeexit.data.types import Samples
 from edgeexit.data.validate import as_samples, check_num_bytes
 from edgeexit.errors import DataError
@@ -39,8 +40,9 @@ def read_dataset(dataset: Sized, *, where: object) -> Samples:
         where: What an error names as the place.
 
     Raises:
-        DataError: An item is not a pair of image and integer label, or images differ in shape or
-            type; and as for `edgeexit.data.validate.check_samples`.
+        DataError: An item is not a pair of image and integer label, images differ in shape or type,
+            or a PIL image has more than 8 bits a channel; and as for
+            `edgeexit.data.validate.check_samples`.
     """
     count = len(dataset)
     if count == 0:
@@ -89,6 +91,7 @@ def _height_width_channels(image: Any, where: str) -> NDArray[Any]:
     if hasattr(image, "detach"):
         image = image.detach().cpu().numpy()
     elif hasattr(image, "getbands"):
+        check_mode(image, lambda: where)
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
     array = np.asarray(image)
     if array.dtype.kind == "f":

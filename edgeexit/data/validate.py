@@ -101,7 +101,9 @@ def check_samples(
             wanted="int64 [num_samples]",
             given=f"dtype = {labels.dtype}, shape = {labels.shape}",
             where=where,
-            hint="labels.argmax(axis=1) turns one-hot rows into labels",
+            hint="labels.argmax(axis=1) turns one-hot rows into labels"
+            if labels.ndim == 2
+            else "give the number of a class for each image, counted from 0",
         )
     if len(images) != len(labels):
         raise DataError(

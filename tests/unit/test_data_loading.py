@@ -119,7 +119,10 @@ def test_grey_images_get_a_channel_axis(tmp_path: Path) -> None:
         ({"images": images(4).astype(int), "labels": labels(4)}, "dtype.*uint8 or float32.*int64"),
         ({"images": images(4), "labels": labels(5)}, "not as many labels.*4 labels.*5 labels"),
         ({"images": images(4), "labels": np.eye(4)}, "not a list of integers.*argmax"),
-        ({"images": images(4), "labels": labels(4) / 2}, "not a list of integers"),
+        (
+            {"images": images(4), "labels": labels(4) / 2},
+            "not a list of integers.*float64.*try: give the number of a class",
+        ),
         ({"images": images(4), "labels": labels(4) - 1}, "out of range.*from -1 to 0"),
         ({"images": images(40), "labels": labels(40) * 2}, "no training samples.*none of 1"),
         (
@@ -483,6 +486,16 @@ def test_a_dataset_of_pil_images(image_module: Any) -> None:
     given = [(image_module.fromarray(image), label) for image, label in pairs(images(40))]
     splits = load({"train": Pairs(given), "test": Pairs(given)})
     assert np.array_equal(splits.test.images, images(40))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_a_dataset_of_pil_images_of_more_than_8_bits_is_an_error(
+    image_module: Any, dtype: str
+) -> None:
+    deep = image_module.fromarray(np.full((4, 5), 1000, dtype))
+    items = [(images(1)[0], 0), (deep, 1)]
+    with pytest.raises(DataError, match=rf"(?s)item 1.*8 bits a channel.*mode = {deep.mode}"):
+        load(Pairs(items))
 
 
 @pytest.mark.parametrize(
