@@ -153,7 +153,10 @@ def _parts(
 
 
 def _import(name: str, info: EngineInfo) -> ModuleType:
-    command = f"pip install 'edgeexit[{info.extra}]'"
+    hint = f"pip install 'edgeexit[{info.extra}]'"
+    if info.extra == "tflite-runtime":
+        # Elsewhere pip leaves the package out and says nothing.
+        hint += ", in an environment of its own with Python up to 3.11"
     try:
         return importlib.import_module(info.module)
     except ModuleNotFoundError as exc:
@@ -161,14 +164,12 @@ def _import(name: str, info: EngineInfo) -> ModuleType:
             f"the engine {name} is not installed",
             wanted=f"the Python module {info.module.split('.')[0]}",
             given=exc,
-            hint=command,
+            hint=hint,
         ) from exc
     except (ImportError, AttributeError, OSError, RuntimeError) as exc:
         raise EngineError(
             f"the engine {name} is installed, but cannot be imported",
             given=exc,
             where=info.module,
-            hint=f"install it in an environment of its own: {command}"
-            if info.extra == "tflite-runtime"
-            else command,
+            hint=hint,
         ) from exc
