@@ -465,6 +465,12 @@ def _fingerprint(model: MultiExitModel, data: Splits) -> str:
 
 
 def _check_data(model: MultiExitModel, data: Splits) -> None:
+    if len(data.class_names) < 2:
+        raise DataError(
+            "there is nothing to classify",
+            wanted="2 classes or more",
+            given=f"{len(data.class_names)} in {data.name!r}",
+        )
     if len(data.class_names) != model.num_classes:
         raise DataError(
             "the data has another number of classes than the model",

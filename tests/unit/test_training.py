@@ -331,6 +331,17 @@ def test_classes_must_match() -> None:
         train(make_model(), data, **SHORT)
 
 
+def test_one_class_is_nothing_to_learn() -> None:
+    backbone = ResNet((1, 1, 1), (8, 8, 8), in_channels=3, num_classes=1)
+    model = attach_exits(backbone, {"layer1": heads.Pooled()}, example=torch.zeros(1, 3, 8, 8))
+    given = make_data().train
+    samples = Samples(given.images, given.labels * 0)
+    parts = dict.fromkeys(("train", "calibration", "test"), samples)
+    data = Splits(**{**vars(make_data()), **parts, "class_names": ("a",)})
+    with pytest.raises(DataError, match=r"(?s)nothing to classify.*2 classes.*1 in 'three-col"):
+        train(model, data, **SHORT)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     train(make_model(), make_data(), output=tmp_path, **SHORT)
     with pytest.raises(CheckpointError, match="epochs: 4 -> 5"):
