@@ -6,7 +6,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgeexit.errors import StorageError
@@ -53,6 +54,46 @@ def write_folder(
         raise _storage_error(exc, output) from exc
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Makes a folder and keeps a second process out of it for as long as the block runs.
+
+    The lock is the system's, on the folder itself: it ends with the process and leaves no file.
+    Where there is none, as on Windows and some network drives, nobody is kept out.
+
+    Raises:
+        StorageError: Another process holds the folder, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    except OSError as exc:
+        raise _storage_error(exc, folder) from exc
+    try:
+        if number is not None:
+            _lock(number, folder)
+        yield
+    finally:
+        if number is not None:
+            os.close(number)
+
+
+def _lock(number: int, folder: Path) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise StorageError(
+            "another process writes to the folder",
+            where=folder,
+            hint="wait until it is done, or choose another folder",
+        ) from exc
+    except OSError as exc:
+        if exc.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
+            raise
 
 
 def _take_name(folder: Path, output: Path, replace: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from edgeexit.cli.ignored_options import refuse_given
 from edgeexit.cli.models import ModelName, build_model, check_description, write_description
 from edgeexit.cli.output import console, data_option, emit, json_option, percent, progress, table
 from edgeexit.errors import ArgumentError
+from edgeexit.storage import only_writer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,7 +156,6 @@ def command(
 
     with progress() as report:
         splits = data.load(source, progress=report)
-    # torchrun starts one process for each device: one of them speaks and writes.
     main_process = os.environ.get("RANK", "0") == "0"
     _seed(options["seed"])
     height, width, channels = splits.image_shape
@@ -165,15 +165,18 @@ def command(
         method_options=options["method_options"],
     )
     network = build_model(name)
-    if main_process:
-        if resume:
-            check_description(output, name)
-        else:
-            write_description(output, name)
-    with _display(network.exit_names, main_process) as shown:
-        log = train(network, splits, output=output, reuse=reuse, progress=shown, **options)
-    if diagnose and main_process:
-        _diagnose(output, network, splits)
+    # torchrun starts one process for each device: one of them speaks and writes.
+    with only_writer(output) if main_process else nullcontext():
+        if main_process:
+            _check_output(output, resume)  # another process may have come first
+            if resume:
+                check_description(output, name)
+            else:
+                write_description(output, name)
+        with _display(network.exit_names, main_process) as shown:
+            log = train(network, splits, output=output, reuse=reuse, progress=shown, **options)
+        if diagnose and main_process:
+            _diagnose(output, network, splits)
     if main_process:
         facts = {"output": output, "exits": network.exit_names, "log": [asdict(r) for r in log]}
         emit(facts, as_json=as_json, show=lambda out: _show(out, output, network.exit_names, log))

@@ -19,6 +19,7 @@ from edgeexit.cli.output import count, duration, jsonable, percent
 from edgeexit.data.folder import read_folder
 from edgeexit.errors import ArgumentError, CheckpointError, DataError, ModelError
 from edgeexit.runtime.bundle import open_bundle
+from edgeexit.storage import only_writer
 from edgeexit.types import Result
 
 COMMANDS = [
@@ -438,6 +439,20 @@ def test_train_resume_and_load(cli: Cli, tmp_path: Path) -> None:
     assert model.num_classes == 2
     with pytest.raises(ArgumentError, match="weights of its own"):
         models.load_trained(str(output), weights="cifar10", num_classes=2, in_channels=3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs locks on folders")
+def test_a_second_process_does_not_train_into_the_same_folder(cli: Cli, tmp_path: Path) -> None:
+    data, output = tmp_path / "data.npz", tmp_path / "run"
+    np.savez(data, images=np.zeros((40, 32, 32, 3), np.uint8), labels=np.arange(40) % 2)
+    words = ("train", "resnet8", "--data", data, "-o", output, "--epochs", "1")
+    words = (*words, "--strategy", "joint", "--batch-size", "8")
+    # Before its first checkpoint, the run of another process is an empty folder that is held.
+    with only_writer(output):
+        told = cli.json(*words, code=1)
+        assert told["problem"] == "another process writes to the folder"
+        assert list(output.iterdir()) == []
+    cli(*words)
 
 
 def test_train_complains_before_it_writes(cli: Cli, tmp_path: Path) -> None:
