@@ -67,6 +67,9 @@ class Session:
     running raises; make one session for each thread. ``select`` and ``set_thresholds`` may be
     called from any thread and take effect with the next sample or batch.
 
+    Processes: make a session where it runs, after a fork and not before it. The threads of an
+    interpreter do not come along, and a run may then wait for them forever.
+
     Args:
         bundle: An opened bundle, or the path of one.
         engine: ``litert``, ``litert_reference``, ``tflite-runtime`` or ``executorch``.
