@@ -455,6 +455,11 @@ def test_not_a_checkpoint(tmp_path: Path, content: str | None) -> None:
         models.load_trained(str(tmp_path), weights=None, num_classes=2, in_channels=3)
 
 
+def test_a_folder_that_is_not_there_is_no_network_of_the_zoo() -> None:
+    with pytest.raises(CheckpointError, match="no trained network here"):
+        models.load_trained("runs/absent", weights=None, num_classes=2, in_channels=3)
+
+
 def test_compile_hands_on_what_it_was_told(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path, networks: str
 ) -> None:
