@@ -66,9 +66,9 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
 
     for backend, points in manifest.points.items():
         first = points[0]
+        how = f"chosen with {first.engine} on {first.num_samples:,} samples of {first.dataset}"
         rows = table(
-            f"Operating points, {backend}: chosen with {first.engine} on {first.num_samples:,} "
-            f"samples of {first.dataset}",
+            f"Operating points, {backend}: {how if first.num_samples else 'made without data'}",
             *(
                 "name",
                 "accuracy",

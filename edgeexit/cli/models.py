@@ -86,10 +86,17 @@ def load_trained(
     """A trained network: a checkpoint folder, or as `build_model`.
 
     Raises:
-        CheckpointError: The folder is not one that ``edgeexit train`` filled.
+        CheckpointError: The folder is missing, or not one that ``edgeexit train`` filled.
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
+        if len(folder.parts) > 1 and ":" not in name_or_folder:
+            raise CheckpointError(
+                "there is no trained network here",
+                wanted="a folder made by `edgeexit train`",
+                given="a file" if folder.exists() else "nothing",
+                where=folder,
+            )
         name = ModelName(name_or_folder, num_classes, in_channels, image_size)
         return build_model(name, weights=weights)
     if weights is not None:

@@ -86,10 +86,22 @@ def table(title: str, *columns: str, left: int = 1) -> Table:
     # As wide as its title, which rich would otherwise fold.
     width = min(len(title) + 1, 100)
     made = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", min_width=width
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        min_width=width,
+        collapse_padding=True,
+        pad_edge=False,
     )
     for position, column in enumerate(columns):
-        made.add_column(column, justify="left" if position < left else "right", overflow="fold")
+        made.add_column(
+            column,
+            justify="left" if position < left else "right",
+            overflow="fold",
+            # Words of the head stay whole where a terminal is narrow.
+            min_width=max(map(len, column.split()), default=0),
+        )
     return made
 
 

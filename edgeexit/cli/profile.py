@@ -42,7 +42,7 @@ _UNDER_QEMU = ("target", "cost_profile", "cmsis_nn")
     "source",
     required=True,
     metavar="SOURCE",
-    help="What to run on: a name, an .npz file or a folder of class folders.",
+    help="What to run on: a name, an .npz file, a folder, or a .toml of a stream.",
 )
 @click.option(
     "--split",
@@ -83,7 +83,8 @@ _UNDER_QEMU = ("target", "cost_profile", "cmsis_nn")
     "--cmsis-nn",
     type=click.Path(path_type=Path),
     envvar="CMSIS_NN_PATH",
-    help="Under qemu: CMSIS-NN's root.",
+    metavar="DIR",
+    help="Under qemu: CMSIS-NN's root; the extra 'mcu' brings one. [$CMSIS_NN_PATH]",
 )
 @json_option
 def command(

@@ -35,7 +35,10 @@ _BATCH = 250
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--data", "source", metavar="SOURCE", help="A name, an .npz file or a folder of class folders."
+    "--data",
+    "source",
+    metavar="SOURCE",
+    help="A name, an .npz file, a folder, or a .toml of a stream.",
 )
 @click.option(
     "--split",

@@ -18,15 +18,16 @@ def command(as_json: bool) -> None:
     from edgeexit.targets import list_targets
 
     targets = list_targets()
-    columns = ("name", "core", "backends", "emulated as", "clock", "flash", "RAM")
+    columns = ("name", "core", "backends", "in QEMU", "clock", "flash\nKiB", "RAM\nKiB")
     rows = table("Targets", *columns, left=4)
+    rows.columns[0].no_wrap = True  # a name is there to be copied
     for target in targets:
         limits = target.limits
         rows.add_row(
             target.name,
             target.core.name if target.core else ", ".join(target.architectures),
             ", ".join((*target.backends, *(("c",) if target.emits_c else ()))),
-            f"{target.emulator.machine} (qemu)" if target.emulator else "-",
+            target.emulator.machine if target.emulator else "-",
             f"{target.clock_hz / 1e6:g} MHz" if target.clock_hz else "-",
             _size(limits.flash_bytes if limits else None),
             _size(limits.ram_bytes if limits else None),
@@ -35,4 +36,4 @@ def command(as_json: bool) -> None:
 
 
 def _size(num_bytes: int | None) -> str:
-    return "-" if num_bytes is None else f"{num_bytes / 1024:,.0f} KiB"
+    return "-" if num_bytes is None else f"{num_bytes / 1024:,.0f}"

@@ -42,7 +42,7 @@ def read_weights(path: Path, model: nn.Module) -> None:
                 wanted=f"{name} {tuple(tensor.shape)}",
                 given=f"{name} {tuple(state[name].shape)}",
                 where=path,
-                hint="check num_classes and in_channels",
+                hint="check num_classes, in_channels and image_size",
             )
         if state[name].is_floating_point() != tensor.is_floating_point():
             raise CheckpointError(

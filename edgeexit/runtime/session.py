@@ -72,7 +72,8 @@ class Session:
 
     Args:
         bundle: An opened bundle, or the path of one.
-        engine: ``litert``, ``litert_reference``, ``tflite-runtime`` or ``executorch``.
+        engine: ``litert``, ``litert_reference``, ``tflite-runtime``, ``tflite-runtime_reference``,
+            ``executorch`` or ``executorch-cortex-m``.
         operating_point: The name of one of the bundle's, ``balanced`` if None (or the first, where
             there is none of that name); not with ``static``, which has no points.
         num_threads: Threads of the interpreter.

@@ -226,12 +226,13 @@ def record_of(entry: dict[str, Any]) -> EpochRecord:
     )
 
 
-def load_checkpoint(folder: Path, model: MultiExitModel) -> None:
+def load_checkpoint(folder: Path | str, model: MultiExitModel) -> None:
     """Loads the weights of a finished run into a model that was built as it was for training.
 
     Raises:
         CheckpointError: The run is not finished, or the weights do not fit.
     """
+    folder = Path(folder)
     path = folder / "weights.safetensors"
     if not path.exists() and (folder / "resume.safetensors").exists():
         raise CheckpointError(

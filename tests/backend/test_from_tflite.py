@@ -103,7 +103,9 @@ def test_the_ends_become_int8(ends: str, tmp_path: Path) -> None:
     assert np.abs(difference).max() <= 0.51
 
 
-def test_a_session_runs_it_and_is_its_own_static_network(tmp_path: Path) -> None:
+def test_a_session_runs_it_and_is_its_own_static_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(classifier())
     bundle = compile_tflite(path, output=tmp_path / "model.eexit")
@@ -114,6 +116,7 @@ def test_a_session_runs_it_and_is_its_own_static_network(tmp_path: Path) -> None
         assert static.run(raw) == chain.run(raw) == static.run_batch(raw[None])[0]
         assert chain.run(raw).exit == 0
     assert status("inspect", str(bundle.path)) == 0
+    assert "Operating points, tflite: made without data" in capsys.readouterr().out
 
 
 def test_a_chain_of_one_is_run_and_profiled_without_early_exits(

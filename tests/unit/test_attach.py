@@ -194,3 +194,8 @@ def test_the_zoo_fits_other_images() -> None:
         model = zoo.create(name, num_classes=7, in_channels=1, image_size=(28, 28))
         logits = model(torch.zeros(2, 1, 28, 28))
         assert [tuple(each.shape) for each in logits] == [(2, 7)] * len(model.exit_names)
+
+
+def test_a_vision_transformer_refuses_images_that_are_not_square() -> None:
+    with pytest.raises(ModelError, match="takes square images"):
+        zoo.create("vit", image_size=(32, 48))

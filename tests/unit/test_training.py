@@ -192,7 +192,7 @@ def test_a_run_that_is_cut_short_resumes_to_the_same_bits(
     assert same(state(whole), state(resumed))
     assert [r.loss for r in resumed_log] == [r.loss for r in log]
     loaded = make_model(seed=2)
-    load_checkpoint(tmp_path, loaded)
+    load_checkpoint(str(tmp_path), loaded)
     assert same(state(whole), state(loaded))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edgeexit.data.recipes import read_recipe
+from edgeexit.errors import CheckpointError
 from edgeexit.nn import zoo
 
 RECORDS = sorted(zoo.WEIGHTS_FOLDER.glob("*.json"))
@@ -50,3 +51,8 @@ def test_weights_fit_their_network(path: Path) -> None:
         logits = model(torch.zeros(1, channels, height, width))
     assert all(each.shape == (1, len(recipe.class_names)) for each in logits)
     assert all(bool(each.isfinite().all()) for each in logits)
+
+
+def test_weights_for_images_of_another_size_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="image_size"):
+        zoo.create("resnet8", image_size=(48, 64), pretrained="cifar10")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgeexit.errors import ArgumentError
+from edgeexit.errors import ArgumentError, ModelError
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.heads import Flattened, Head, Pooled
 from edgeexit.nn.model import MultiExitModel
@@ -31,6 +31,17 @@ class Entry:
     backbone: Callable[[int, int, tuple[int, int]], nn.Module]
     image_size: tuple[int, int]
     exits: Mapping[str, Head]
+
+
+def _square(size: tuple[int, int]) -> int:
+    if size[0] != size[1]:
+        raise ModelError(
+            "a vision transformer takes square images",
+            wanted="images as high as they are wide",
+            given=f"image_size={size}",
+            hint="resize the images, or take another network of the zoo",
+        )
+    return size[0]
 
 
 MODELS: dict[str, Entry] = {
@@ -53,7 +64,7 @@ MODELS: dict[str, Entry] = {
     ),
     "vit": Entry(
         backbone=lambda channels, classes, size: VisionTransformer(
-            channels, classes, image_size=size[0]
+            channels, classes, image_size=_square(size)
         ),
         image_size=(32, 32),
         exits={"blocks.1": Pooled(), "blocks.3": Pooled()},
@@ -80,7 +91,8 @@ def create(
 
     Raises:
         ArgumentError: No such model, or no weights for that dataset.
-        CheckpointError: The weights do not fit ``num_classes`` or ``in_channels``.
+        CheckpointError: The weights do not fit ``num_classes``, ``in_channels`` or ``image_size``.
+        ModelError: The network does not take images of this size.
     """
     if name not in MODELS:
         raise ArgumentError("unknown model", wanted=", ".join(sorted(MODELS)), given=repr(name))
