@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeexit.runtime.bundle import Bundle
-    from edgeexit.types import FirmwareSpec, Rule, TensorSpec
+    from edgeexit.types import FirmwareSpec, InputSpec, Rule, TensorSpec
 
 
 @click.command(name="inspect", epilog="\b\nExample:\n  edgeexit inspect resnet8.eexit --json")
@@ -41,10 +41,9 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
     manifest = bundle.manifest
     num_parameters = sum(segment.num_parameters for segment in manifest.segments)
     macs = sum(segment.macs for segment in manifest.segments)
-    how = "uint8 - 128" if manifest.input.raw_is_subtraction else "(raw - offset) * multiplier"
     out.print(line((manifest.name, "bold"), f" for {manifest.target}, in {bundle.path}"))
     out.print(
-        f"input {_tensor(manifest.input.tensor)} from {manifest.input.raw_dtype}, {how}; "
+        f"input {_tensor(manifest.input.tensor)} from {_raw(manifest.input)}; "
         f"{manifest.num_classes} classes; rule {manifest.decision.rule}"
     )
     out.print(
@@ -132,6 +131,18 @@ def _threshold(rule: Rule, threshold: int) -> str:
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(map(_tensor, specs)) or "-"
+
+
+def _raw(spec: InputSpec) -> str:
+    if spec.raw_is_subtraction:
+        return "uint8, uint8 - 128"
+    offset, multiplier = (
+        ", ".join(f"{n:g}" for n in numbers) for numbers in (spec.offset, spec.multiplier)
+    )
+    return (
+        f"{spec.raw_dtype}, (raw - offset) * multiplier, offset {offset}, multiplier {multiplier}, "
+        f"scale {spec.tensor.scale:g}, zero point {spec.tensor.zero_point}"
+    )
 
 
 def _tensor(spec: TensorSpec) -> str:

@@ -19,7 +19,14 @@ from edgeexit.backends.c.plan_picture import draw
 from edgeexit.compiler.flash import flash_bytes
 from edgeexit.errors import TargetError
 from edgeexit.targets import Target
-from edgeexit.types import DecisionSpec, FileSpec, FirmwareSpec, LayerSpec, OperatingPoint
+from edgeexit.types import (
+    DecisionSpec,
+    FileSpec,
+    FirmwareSpec,
+    InputSpec,
+    LayerSpec,
+    OperatingPoint,
+)
 
 FOLDER = "c"
 _REVISION = re.compile(r"\$Revision:\s*([\w.]{1,40})")
@@ -55,6 +62,7 @@ def compile_firmware(
     links: Sequence[Sequence[Link]],
     decision: DecisionSpec,
     points: Sequence[OperatingPoint],
+    model_input: InputSpec,
     target: Target,
     cmsis_nn: CmsisNn | None,
     say: Callable[[str], None] | None = None,
@@ -67,6 +75,7 @@ def compile_firmware(
         links: For each segment, where its inputs come from.
         decision: The rule and its tables.
         points: Operating points of ``tflite``, from the costliest to the cheapest.
+        model_input: What the caller writes, and how it is made of raw samples.
         target: Where it will run.
         cmsis_nn: What `find_kernels` gave.
         say: Told if other kernels take the place of CMSIS-NN, which is not here.
@@ -87,7 +96,7 @@ def compile_firmware(
     program = build(
         contents,
         links,
-        chain_of(name, decision, points),
+        chain_of(name, decision, points, model_input),
         target.core,
         kernel_sets=target.kernel_sets,
         cmsis_nn=cmsis_nn.root if cmsis_nn else None,

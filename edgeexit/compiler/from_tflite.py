@@ -134,6 +134,7 @@ def compile_tflite(
         engine=engine,
     )
 
+    model_input = InputSpec(segment.inputs[0], "float32", (0.0,), (1.0,), False)
     firmware, sources = None, dict[str, bytes]()
     if device.emits_c:
         tell("emit C", 2, 3)
@@ -143,6 +144,7 @@ def compile_tflite(
             [[Link(CHAIN_INPUT)]],
             _RULE,
             (point,),
+            model_input,
             device,
             kernels,
             say=lambda line: tell(f"emit C: {line}", 2, 3),
@@ -155,7 +157,7 @@ def compile_tflite(
         class_names=(),
         static_macs=max(segment.macs, 1),
         static_num_parameters=segment.num_parameters,
-        input=InputSpec(segment.inputs[0], "float32", (0.0,), (1.0,), False),
+        input=model_input,
         segments=(segment,),
         decision=_RULE,
         points={"tflite": (point,)},

@@ -173,6 +173,7 @@ def compile_model(
             links_of([segment.spec for segment in segments]),
             decision,
             points["tflite"],
+            model_input,
             device,
             kernels,
             say=begin.add,

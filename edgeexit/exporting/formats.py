@@ -153,9 +153,10 @@ A network with early exits as C11: no heap, no files, no globals that change. {h
     #include "ee_model.h"
 
 `include/edgeexit.h` documents every call, its errors and its memory rules. The model wants an arena
-of {parts.arena_bytes:,} bytes at a multiple of 16, and input as int8 (`ee_input`). The example runs
-a few samples that came with the model and compares the answers with those of the compiler's
-reference: let it print "all as expected" on your board once.
+of {parts.arena_bytes:,} bytes at a multiple of 16, and input as int8 (`ee_input`); the first lines
+of `ee_model.h` say how raw samples become that. The example runs a few samples that came with the
+model and compares the answers with those of the compiler's reference: let it print "all as
+expected" on your board once.
 """.encode()
 
 

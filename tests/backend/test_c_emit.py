@@ -17,7 +17,7 @@ from edgeexit.backends.c import ChainInfo, ChainPoint, ClassMeans, CProgram, bui
 from edgeexit.backends.c.constants import Constants, comment, identifier, integer, string
 from edgeexit.errors import ArgumentError, LoweringError
 from edgeexit.runtime.decision import class_distances, class_means_scores
-from edgeexit.types import DecisionSpec
+from edgeexit.types import DecisionSpec, InputSpec, TensorSpec
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is missing")
 
@@ -85,6 +85,27 @@ def test_layers_say_what_runs_them() -> None:
     assert dense.constant_bytes == 8 * 4 + 3 * 4 * 4
     assert dense.macs == 32
     assert dense.kernel_set == "portable"
+
+
+def header_of(given: InputSpec) -> str:
+    return made(replace(chain_info("margin"), input=given)).emission.files["ee_model.h"]
+
+
+def test_the_header_says_what_the_input_is_made_of() -> None:
+    # The steps may see other sizes than the caller, who writes what the manifest says.
+    tensor = TensorSpec("input", (1, 4, 2), 0.018658000975847244, -3, "ND")
+    plain = header_of(InputSpec(tensor, "uint8", (128.0,), (1 / 128,), True))
+    assert "input int8 [1, 4, 2], real value" in plain
+    assert " *   from uint8: q = raw - 128\n" in plain
+    offset = tuple(1e-05 * (n + 1) for n in range(30))
+    long = header_of(InputSpec(tensor, "float32", offset, (0.25,), False))
+    assert max(map(len, long.splitlines())) <= 100
+    said = " ".join(line.removeprefix(" *").strip() for line in long.splitlines())
+    assert (
+        "from float32, in double: real value = (raw - offset) * multiplier, "
+        "q = clip(round_half_even(real value / 0.018658000975847244) + (-3), -128, 127), "
+        f"offset = {list(offset)}, multiplier = [0.25] "
+    ) in said
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])

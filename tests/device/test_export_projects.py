@@ -218,7 +218,14 @@ def test_a_model_that_does_not_fit(
     points = manifest.points["tflite"]
     with pytest.raises(TargetError, match=message):
         compile_firmware(
-            "toy", contents, links, manifest.decision, points, load_target(target), None
+            "toy",
+            contents,
+            links,
+            manifest.decision,
+            points,
+            manifest.input,
+            load_target(target),
+            None,
         )
 
 
@@ -235,7 +242,14 @@ def test_a_model_whose_weights_fit_and_whose_code_does_not(
     points = manifest.points["tflite"]
     with pytest.raises(TargetError, match=r"(?s)more flash than.*code of about"):
         compile_firmware(
-            "toy", contents, links, manifest.decision, points, replace(target, limits=small), None
+            "toy",
+            contents,
+            links,
+            manifest.decision,
+            points,
+            manifest.input,
+            replace(target, limits=small),
+            None,
         )
 
 

@@ -111,3 +111,24 @@ def test_needs_nothing_but_memory_functions(tmp_path: Path) -> None:
     wanted = {row.split()[-1] for row in run("arm-none-eabi-nm", "-u", *objects).splitlines()
               if " U " in row}  # fmt: skip
     assert {name for name in wanted if not name.startswith("ee_")} <= {"memset", "memcpy"}
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("level", ["-Os", "-O2", "-O3"])
+def test_takes_little_stack(core: str, level: str, tmp_path: Path) -> None:
+    """Frames of what may be open at once, none of them inlined away: docs/c_runtime.md."""
+    frames: dict[str, int] = {}
+    for source in SOURCES:
+        run(
+            "arm-none-eabi-gcc", "-std=c11", level, f"-mcpu={core}", "-mthumb", "-fstack-usage",
+            "-I", RUNTIME / "include", "-c", source, "-o", tmp_path / f"{source.stem}.o",
+        )  # fmt: skip
+        for row in (tmp_path / f"{source.stem}.su").read_text().splitlines():
+            place, num_bytes, kind = row.split("\t")
+            assert kind == "static"
+            name = place.split(":")[-1].split(".")[0]
+            frames[name] = frames.get(name, 0) + int(num_bytes)
+    guarded = frames["ee_guard_run"] + frames["ee_guard_step"] + frames["ee_step"]
+    helpers = sum(frames.get(name, 0) for name in ("largest", "nearest", "squared_distance"))
+    assert guarded + frames["ee_decide"] + helpers < 200
+    assert frames["ee_init"] + frames["ee_check_model"] + frames.get("point_is_sound", 0) < 200

@@ -210,6 +210,21 @@ def test_inspect(cli: Cli, bundle_folder: Path) -> None:
     assert facts["decision"] == {"rule": "confidence"}
 
 
+def test_inspect_says_how_raw_samples_are_quantized(cli: Cli, bundle_folder: Path) -> None:
+    given = json.loads((bundle_folder / "manifest.json").read_text())["input"]
+    assert given["raw_is_subtraction"]
+    assert "from uint8, uint8 - 128;" in cli("inspect", bundle_folder)
+    channels = given["tensor"]["shape"][-1]
+    offset = [123.5 + c for c in range(channels)]
+    rewrite(
+        bundle_folder,
+        input={**given, "offset": offset, "multiplier": [0.25], "raw_is_subtraction": False},
+    )
+    said = " ".join(cli("inspect", bundle_folder).split())
+    numbers = ", ".join(map(str, offset))
+    assert f"(raw - offset) * multiplier, offset {numbers}, multiplier 0.25, scale " in said
+
+
 def test_foreign_names_are_printed_as_they_are(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path
 ) -> None:

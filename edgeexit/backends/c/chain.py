@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgeexit.backends.c.program import Int8
 from edgeexit.runtime.session import default_point
-from edgeexit.types import DecisionSpec, OperatingPoint
+from edgeexit.types import DecisionSpec, InputSpec, OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ChainInfo:
 
     ``points`` run from the costliest to the cheapest. ``costs`` has one number for each segment,
     in ``cost_unit``; without it, the multiplications of the program are counted. ``class_means``
-    has one entry for each exit with that rule and is empty otherwise.
+    has one entry for each exit with that rule and is empty otherwise. ``input`` is what the caller
+    writes and how it is made of raw samples; None where that is not known.
     """
 
     name: str
@@ -46,9 +47,12 @@ class ChainInfo:
     costs: tuple[int, ...] | None = None
     cost_unit: str = "macs"
     class_means: tuple[ClassMeans, ...] = ()
+    input: InputSpec | None = None
 
 
-def chain_of(name: str, decision: DecisionSpec, points: Sequence[OperatingPoint]) -> ChainInfo:
+def chain_of(
+    name: str, decision: DecisionSpec, points: Sequence[OperatingPoint], given: InputSpec
+) -> ChainInfo:
     """A chain with these operating points, which begins with the one that a session begins with."""
     names = [point.name for point in points]
     return ChainInfo(
@@ -56,6 +60,7 @@ def chain_of(name: str, decision: DecisionSpec, points: Sequence[OperatingPoint]
         decision=decision,
         points=tuple(ChainPoint(point.name, point.thresholds) for point in points),
         default_point=names.index(default_point(names)),
+        input=given,
     )
 
 

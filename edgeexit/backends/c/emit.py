@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from edgeexit.backends.c.chain import ChainInfo
 from edgeexit.backends.c.constants import Constants, comment, identifier, integer, string
 from edgeexit.backends.c.kernels.base import Implementation
 from edgeexit.backends.c.plan import Plan
-from edgeexit.backends.c.program import Program, ProgramSegment
+from edgeexit.backends.c.program import Buffer, Program, ProgramSegment
 from edgeexit.errors import LoweringError
 from edgeexit.runtime.decision import MAX_CLASSES, TABLE_SIZE, check_thresholds
+from edgeexit.types import InputSpec
 
 RUNTIME_SOURCES = ("ee_check.c", "ee_decide.c", "ee_runtime.c", "ee_status.c")
 """What runs every model, below ``runtime/src``; the energy guard is there for who calls it."""
@@ -201,13 +203,11 @@ def _header(
 
 
 def _description(program: Program, chain: ChainInfo, costs: Sequence[int], num_classes: int) -> str:
-    source = program.buffers[program.input]
     lines = [
         f"{comment(chain.name)}: {len(program.segments)} segments, {num_classes} classes, "
         f"rule {chain.decision.rule}. Written by edgeexit.",
         "",
-        f"  input int8 {list(source.shape)}, real value = {source.scale:.9g} * "
-        f"(q - ({source.zero_point}))",
+        *_input_lines(program.buffers[program.input], chain.input),
     ]
     for index, (segment, cost) in enumerate(zip(program.segments, costs, strict=True)):
         macs = sum(step.macs for step in segment.steps)
@@ -221,6 +221,31 @@ def _description(program: Program, chain: ChainInfo, costs: Sequence[int], num_c
             f"  point {index}{default}: {comment(point.name)}, thresholds {list(point.thresholds)}"
         )
     return "\n * ".join(lines).replace(" * \n", " *\n")
+
+
+def _input_lines(source: Buffer, given: InputSpec | None) -> list[str]:
+    """The input, and how its bytes come from raw samples: what a project has instead of a manifest.
+
+    The steps may see the buffer in another shape than the caller does.
+    """
+    shape = given.tensor.shape if given else source.shape
+    lines = [
+        f"  input int8 {list(shape)}, real value = {source.scale:.9g} * (q - ({source.zero_point}))"
+    ]
+    if given is None:
+        return lines
+    if given.raw_is_subtraction:
+        return [*lines, "  from uint8: q = raw - 128"]
+    # All digits: with fewer, a double may round to the other side.
+    how = (
+        f"from {given.raw_dtype}, in double: real value = (raw - offset) * multiplier, "
+        f"q = clip(round_half_even(real value / {given.tensor.scale!r}) + "
+        f"({given.tensor.zero_point}), -128, 127), offset = {list(given.offset)}, "
+        f"multiplier = {list(given.multiplier)}"
+    )
+    # Hyphens stay where they are: they are the signs of numbers.
+    rows = wrap(how, 96, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return lines + rows
 
 
 # ------------------------------------------------------------------ ee_model.c

@@ -20,7 +20,8 @@ def program_inputs(bundle: Bundle) -> tuple[list[bytes], list[list[Link]], Chain
     manifest = bundle.manifest
     artifacts = _artifacts(bundle)
     contents = [bundle.read(artifacts[segment.index]) for segment in manifest.segments]
-    chain = chain_of(manifest.name, manifest.decision, manifest.points["tflite"])
+    points = manifest.points["tflite"]
+    chain = chain_of(manifest.name, manifest.decision, points, manifest.input)
     return contents, links_of(manifest.segments), chain
 
 
