@@ -346,6 +346,32 @@ def where_of(node: Node) -> str:
     return f"module {path[-1]!r}, node {node.name!r}" if path else f"node {node.name!r}"
 
 
+_RELUS = "use ReLU, ReLU6, Hardswish, Hardsigmoid, SiLU, GELU or Sigmoid in its place"
+_PARTS = "compute each part by a layer of its own"
+_NORMS = "use a batch norm in its place: it becomes part of the layer before it"
+_INSTEAD = {
+    "adaptive_avg_pool2d": "pool to one position, or to sizes that divide the feature map's",
+    "avg_pool1d": "use AvgPool2d with a kernel of (1, k) on [N, channels, 1, length]",
+    "clamp": _RELUS,
+    "conv1d": "use Conv2d with a kernel of (1, k) on [N, channels, 1, length]",
+    "elu": _RELUS,
+    "group_norm": _NORMS,
+    "instance_norm": _NORMS,
+    "layer_norm": _NORMS,
+    "leaky_relu": _RELUS,
+    "max_pool1d": "use MaxPool2d with a kernel of (1, k) on [N, channels, 1, length]",
+    "mish": _RELUS,
+    "prelu": _RELUS,
+    "select": _PARTS,
+    "slice": _PARTS,
+    "softplus": _RELUS,
+    "split": _PARTS,
+    "split_with_sizes": _PARTS,
+    "tanh": _RELUS,
+}
+"""What to try in place of an op that has no integer form, by the op's name."""
+
+
 def check_op(node: Node) -> None:
     """Raises `QuantizationError` when an op has no integer form."""
     rule = INTEGER_OPS.get(node.target)
@@ -358,5 +384,5 @@ def check_op(node: Node) -> None:
         wanted=f"one of {', '.join(known)}, attention, batch_norm, dropout, hardsigmoid, silu",
         given=node.format_node(),
         where=where_of(node),
-        hint="replace it in the network, or attach the exits so that it is not needed",
+        hint=_INSTEAD.get(str(node.target).split(".")[1], "replace it in the network"),
     )

@@ -148,6 +148,7 @@ def trained_core(name_or_folder: str, whole: MultiExitModel, splits: Splits) -> 
         splits.train,
         splits.preprocessing,
         torch.device("cpu"),
+        torch.contiguous_format,
         batch_size=batch,
         rank=0,
         world=1,

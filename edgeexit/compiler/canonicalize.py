@@ -15,9 +15,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
-from edgeexit.backends.integer_ops import args_of, get_constant, pair, pool_arguments, shape_of
+from edgeexit.backends.integer_ops import (
+    args_of,
+    get_constant,
+    pair,
+    pool_arguments,
+    shape_of,
+    where_of,
+)
 from edgeexit.errors import ExportError
 from edgeexit.types import ExportedGraph
 
@@ -52,7 +59,8 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
     """Rewrites the graph in place and returns it.
 
     Raises:
-        ExportError: The network treats a batch as a whole, so that samples would mix.
+        ExportError: The network treats a batch as a whole, so that samples would mix, or does not
+            answer with finite numbers.
     """
     editor = _Editor(exported.module)
     for rewrite in (
@@ -65,6 +73,7 @@ def canonicalize(exported: ExportedGraph) -> ExportedGraph:
         _split_silu,
         _split_attention,
         _fold_batch_norm,
+        _adaptive_pool_to_pool,
         _global_pool_to_mean,
         _padding_before_average,
         _transpose_to_permute,
@@ -296,6 +305,20 @@ def _layer_before(x: Node) -> Node | None:
     return source if is_rows and source.target is _ATEN.linear.default else None
 
 
+def _adaptive_pool_to_pool(editor: _Editor, node: Node) -> None:
+    """Adaptive average pooling as plain pooling, where its windows are equal and apart."""
+    if node.target is not _ATEN.adaptive_avg_pool2d.default:
+        return
+    source = args_of(node)[0]
+    before, after = shape_of(source)[-2:], shape_of(node)[-2:]
+    if before == after:
+        editor.replace(node, source)
+    elif after != (1, 1) and not any(n % out for n, out in zip(before, after, strict=True)):
+        window = [n // out for n, out in zip(before, after, strict=True)]
+        args = (source, window, window)
+        editor.replace(node, editor.call(node, _ATEN.avg_pool2d.default, args, node))
+
+
 def _global_pool_to_mean(editor: _Editor, node: Node) -> None:
     """Pooling of the whole map as a mean, which may rescale while a pool may not."""
     source = node.args[0] if node.args else None
@@ -393,6 +416,8 @@ def _reshapes_without_batch(editor: _Editor, node: Node) -> None:
             source = source.all_input_nodes[0]
         args = (source, [-1, *after[1:]])
         editor.replace(node, editor.call(node, _ATEN.reshape.default, args, node))
+    elif node.target in (_ATEN.view.default, _ATEN._unsafe_view.default):
+        node.target = _ATEN.reshape.default  # what it views may lie otherwise in memory by now
 
 
 def _mean_without_kept_dims(editor: _Editor, node: Node) -> None:
@@ -416,23 +441,46 @@ def _filled(node: Node, count: int, defaults: tuple[object, ...]) -> tuple[Any, 
     return (*node.args, *defaults[len(defaults) - missing :])
 
 
+class _Located(Interpreter):
+    """Runs a graph; ``node`` is the one that runs."""
+
+    node: Node
+
+    def run_node(self, n: Node) -> Any:
+        """Runs ``n`` and remembers it."""
+        self.node = n
+        return super().run_node(n)
+
+
 def _check_samples_stay_apart(exported: ExportedGraph) -> None:
     generator = torch.Generator().manual_seed(0)
     pair = torch.randn(2, *exported.example_shape[1:], generator=generator)
     with torch.no_grad():
         alone = [exported.module(pair[k : k + 1]) for k in range(2)]
+        located = _Located(exported.module)
         try:
-            together = exported.module(pair)
+            together = located.run(pair)
         except RuntimeError as exc:
             raise ExportError(
                 "the network depends on the number of samples in a batch",
                 wanted="an op that treats each sample alone",
-                given=exc,
-                hint="use sizes other than the batch's in reshape, expand and matmul",
+                given=located.node.format_node(),
+                where=where_of(located.node),
+                hint="use sizes other than the batch's in reshape, expand and matmul; attention "
+                "with the batch first, as in edgeexit/nn/zoo/vit.py, not nn.MultiheadAttention",
             ) from exc
     for name, both, *one in zip(exported.exit_names, together, *alone, strict=True):
         apart = torch.cat(one)
         spread = float(apart.abs().max())
+        if not math.isfinite(spread):
+            raise ExportError(
+                "the network does not answer with finite numbers",
+                wanted="finite logits",
+                given=f"a logit of {spread}",
+                where=f"exit {name!r}",
+                hint="its training diverged, or a weight is not finite: train again, with a lower "
+                "learning rate",
+            )
         if both.shape != apart.shape or not torch.allclose(
             both, apart, rtol=1e-3, atol=1e-4 * max(spread, math.ulp(1.0))
         ):

@@ -14,12 +14,13 @@ from itertools import repeat
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeexit.data.augment import Draws, crop_flip, draw
 from edgeexit.data.streaming import StreamedSplit
 from edgeexit.data.types import Augmentation, Preprocessing, Samples
 from edgeexit.errors import DataError
+from edgeexit.nn.model import evaluating
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DeviceSamples:
     """A split as tensors: images ``[N, C, H, W]`` in their raw dtype, labels int64 ``[N]``.
 
     ``fill`` is the raw value of pixels that a shift brings in: what the network sees as zero.
+    ``memory_format`` is how the network's images lie in memory.
     """
 
     images: Tensor
@@ -34,14 +36,15 @@ class DeviceSamples:
     offset: Tensor
     multiplier: Tensor
     fill: float
+    memory_format: torch.memory_format
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def real(self, raw: Tensor) -> Tensor:
-        """float32 images as the network eats them, in channels-last memory."""
+        """float32 images as the network eats them, in ``memory_format``."""
         scaled = (raw.to(torch.float32) - self.offset) * self.multiplier
-        return scaled.contiguous(memory_format=torch.channels_last)
+        return scaled.contiguous(memory_format=self.memory_format)
 
     def order(self, count: int, generator: torch.Generator) -> Tensor:
         """Where in the tensors the samples of an epoch are: int64 ``[count]`` on the CPU."""
@@ -103,15 +106,43 @@ class StreamedSamples(DeviceSamples):
         return tensor.to(device)
 
 
+def settle_memory_format(
+    model: nn.Module, image_shape: tuple[int, int, int], device: torch.device
+) -> torch.memory_format:
+    """Moves a model to a device and its weights into the memory format in which it trains.
+
+    That is channels-last, in which convolutions are fastest. A network that calls ``view`` on a
+    feature map, as many do before their first linear layer, takes contiguous memory only.
+
+    Args:
+        model: Changed in place.
+        image_shape: Height, width and channels of what it eats.
+        device: Where it goes.
+    """
+    image = torch.zeros((1, *image_shape), device=device).permute(0, 3, 1, 2)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with evaluating(model), torch.no_grad():
+        try:
+            model(image)
+        except RuntimeError:
+            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            return torch.contiguous_format
+    return torch.channels_last
+
+
 def to_device(
-    samples: Samples, preprocessing: Preprocessing, device: torch.device
+    samples: Samples,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    memory_format: torch.memory_format,
 ) -> DeviceSamples:
     """Moves a split to a device, once."""
     images = torch.from_numpy(np.ascontiguousarray(samples.images)).permute(0, 3, 1, 2)
     return DeviceSamples(
-        images.contiguous(memory_format=torch.channels_last).to(device),
+        images.contiguous(memory_format=memory_format).to(device),
         torch.from_numpy(samples.labels).to(device),
         *_channels(preprocessing, device),
+        memory_format,
     )
 
 
@@ -119,6 +150,7 @@ def training_samples(
     split: Samples | StreamedSplit,
     preprocessing: Preprocessing,
     device: torch.device,
+    memory_format: torch.memory_format,
     *,
     batch_size: int,
     rank: int,
@@ -130,19 +162,21 @@ def training_samples(
         split: The training split.
         preprocessing: How a raw image turns into numbers.
         device: Where it goes.
+        memory_format: How images lie in memory, there and where the network gets them.
         batch_size: Samples of a batch over all processes; a multiple of ``world``.
         rank: This process.
         world: Number of processes.
     """
     if isinstance(split, Samples):
-        return to_device(split, preprocessing, device)
+        return to_device(split, preprocessing, device, memory_format)
     height, width, channels = split.image_shape
     share = batch_size // world
     images = torch.zeros((share, channels, height, width), dtype=torch.uint8, device=device)
     return StreamedSamples(
-        images.contiguous(memory_format=torch.channels_last),
+        images.contiguous(memory_format=memory_format),
         torch.zeros(share, dtype=torch.int64, device=device),
         *_channels(preprocessing, device),
+        memory_format,
         split=split,
         batch_size=batch_size,
         rank=rank,

@@ -23,10 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from edgeexit.errors import CheckpointError, StorageError
+from edgeexit.errors import ArgumentError, CheckpointError, StorageError
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.weights_file import read_weights
 from edgeexit.training.config import TrainConfig
+from edgeexit.training.methods import Method, create
 
 FORMAT = 2
 
@@ -229,8 +230,11 @@ def record_of(entry: dict[str, Any]) -> EpochRecord:
 def load_checkpoint(folder: Path | str, model: MultiExitModel) -> None:
     """Loads the weights of a finished run into a model that was built as it was for training.
 
+    What the run's method adds to a network (``ztw``, ``gpf``, ``e2cm``) is added first.
+
     Raises:
-        CheckpointError: The run is not finished, or the weights do not fit.
+        CheckpointError: The run is not finished, its ``run.json`` is damaged, or the weights do not
+            fit.
     """
     folder = Path(folder)
     path = folder / "weights.safetensors"
@@ -240,4 +244,22 @@ def load_checkpoint(folder: Path | str, model: MultiExitModel) -> None:
             where=folder,
             hint="run the same `edgeexit train` command again with --resume",
         )
+    if (folder / "run.json").exists():
+        _method_of(folder).rebuild(model)
     read_weights(path, model)
+
+
+def _method_of(folder: Path) -> Method:
+    """The method that a finished run was trained with."""
+    path = folder / "run.json"
+    try:
+        config = json.loads(path.read_bytes())["config"]
+        return create(config["method"], config["method_options"])
+    except (*UNREADABLE, ArgumentError) as exc:
+        raise CheckpointError(
+            "the report of the run cannot be read",
+            wanted="run.json as the training left it",
+            given=exc,
+            where=path,
+            hint="copy the whole folder again, or train again",
+        ) from exc

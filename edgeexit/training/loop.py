@@ -27,6 +27,7 @@ from edgeexit.training.batches import (
     EpochOrder,
     epoch_order,
     num_batches,
+    settle_memory_format,
     to_device,
     training_samples,
 )
@@ -104,7 +105,7 @@ class _Run:
         accelerator: Accelerator,
         progress: Progress,
     ) -> None:
-        self.model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
         self.data = data
         self.config = config
         self.method = method
@@ -120,15 +121,19 @@ class _Run:
             and not any(p.requires_grad for p in module.parameters())
         ]
         self.fingerprint = _fingerprint(model, data)
+        memory_format = settle_memory_format(model, data.image_shape, accelerator.device)
         self.train_split = training_samples(
             data.train,
             data.preprocessing,
             accelerator.device,
+            memory_format,
             batch_size=config.batch_size,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
-        self.watched = to_device(data.calibration, data.preprocessing, accelerator.device)
+        self.watched = to_device(
+            data.calibration, data.preprocessing, accelerator.device, memory_format
+        )
         self.steps = num_batches(self.train_split, config.batch_size)
         self.macs = macs_per_sample(model, self.train_split.real(self.train_split.images[:1]))
         self.plan = phases(

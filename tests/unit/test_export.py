@@ -181,12 +181,22 @@ def test_global_pooling_and_flatten_become_one_mean() -> None:
         (lambda x: x / 2, "aten.mul.Tensor"),
         (lambda x: x.transpose(2, 3), "aten.permute.default"),
         (lambda x: F.avg_pool2d(x, 3, 1, 1), "aten.constant_pad_nd.default"),
+        (lambda x: F.adaptive_avg_pool2d(x, (4, 8)), "aten.avg_pool2d.default"),
         (lambda x: F.silu(x), "aten.sigmoid.default"),
         (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT)[:, :, :, None], "aten.matmul.default"),
     ],
 )
 def test_one_spelling(function, wanted: str) -> None:  # type: ignore[no-untyped-def]
     assert wanted in ops(OneExit(Function(function)))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 4), (16, 2), (1, 16), (1, 1)])
+def test_adaptive_pooling_of_equal_windows(size: tuple[int, int]) -> None:
+    model = OneExit(Function(lambda x: F.adaptive_avg_pool2d(x, size)))
+    assert not any("adaptive" in op for op in ops(model))
+    batch = torch.randn(2, *IMAGE)
+    graph = canonicalize(export(model, IMAGE))
+    torch.testing.assert_close(graph.module(batch), model(batch))
 
 
 def test_control_flow_that_depends_on_data() -> None:
@@ -230,8 +240,37 @@ def test_batch_size_in_the_arithmetic() -> None:
     def function(x: Tensor) -> Tensor:
         return x.reshape(3, 1, 16, 16).permute(1, 0, 2, 3)
 
-    with pytest.raises(ExportError, match="number of samples"):
+    with pytest.raises(ExportError, match="number of samples") as error:
         canonicalize(export(OneExit(Function(function)), IMAGE))
+    assert error.value.where == "module 'function', node 'view'"
+    assert "[3, 1, 16, 16]" in str(error.value)
+
+
+def test_attention_with_the_batch_second() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(1, 2)
+            answer: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            return answer.reshape(x.shape)
+
+    with pytest.raises(ExportError, match="number of samples") as error:
+        canonicalize(export(OneExit(Function(Attention())), IMAGE))
+    assert "module 'function.function.attention'" in str(error.value.where)
+    assert "not nn.MultiheadAttention" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged(value: float) -> None:
+    model = network("residual")
+    with torch.no_grad():
+        model.get_parameter("wide.1.weight")[0, 0, 0, 0] = value
+    with pytest.raises(ExportError, match="not answer with finite numbers") as error:
+        canonicalize(export(model, IMAGE))
+    assert error.value.where == "exit 'early1'"
 
 
 def test_exit_that_does_not_see_the_input() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from edgeexit.backends.integer_ops import check_op
 from edgeexit.compiler.canonicalize import canonicalize
 from edgeexit.compiler.export import export
 from edgeexit.data.types import Augmentation, Preprocessing, Samples, Splits
-from edgeexit.errors import ArgumentError, DataError, ModelError
+from edgeexit.errors import ArgumentError, CheckpointError, DataError, ModelError
 from edgeexit.nn import heads
 from edgeexit.nn.attach import attach_exits
 from edgeexit.nn.ensembles import CascadedEnsemble, NearestMean, PastAndFuture
 from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.zoo.resnet import ResNet
+from edgeexit.training import load_checkpoint
 from edgeexit.training import train as run_training
 from edgeexit.training.methods import Method, Step, create, e2cm
 from edgeexit.training.methods.e2cm import E2CM, best_temperature
@@ -395,6 +397,23 @@ def test_each_strategy_trains_all_exits(name: str, strategy: str) -> None:
     with torch.no_grad():
         accuracy = [float((z.argmax(1) == labels).float().mean()) for z in model.eval()(images)]
     assert min(accuracy) >= 0.6, accuracy  # a third by chance
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_loads_into_a_network_without_the_methods_parts(
+    name: str, tmp_path: Path
+) -> None:
+    model, fresh = small(), small(seed=1)
+    options = {"gpf": {"width": 3}}.get(name, {})
+    run_training(model, one_split(), output=tmp_path, method=name, method_options=options,
+                 strategy="joint", epochs=1, batch_size=8)  # fmt: skip
+    load_checkpoint(tmp_path, fresh)
+    wanted, given = model.state_dict(), fresh.state_dict()
+    assert wanted.keys() == given.keys()
+    assert all(torch.equal(wanted[key], given[key]) for key in wanted)
+    (tmp_path / "run.json").write_text('{"config": {"method": 3}}')
+    with pytest.raises(CheckpointError, match="report of the run cannot be read"):
+        load_checkpoint(tmp_path, small())
 
 
 @pytest.mark.parametrize("name", NAMES)

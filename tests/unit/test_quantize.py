@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -238,6 +239,26 @@ def test_bias_of_a_dead_linear_layer_fits_32_bits() -> None:
 def test_ops_without_an_integer_form(function, wanted: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(QuantizationError, match=wanted):
         quantized(OneExit(Function(function)))
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda x: F.leaky_relu(x), "use ReLU"),
+        (lambda x: x[:, :, 1:], "layer of its own"),
+        (
+            nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 3, 1), nn.Unflatten(2, (16, 16))),
+            r"Conv2d .*\(1, k\)",
+        ),
+        (lambda x: F.group_norm(x, 3), "batch norm"),
+        (lambda x: F.adaptive_avg_pool2d(x, 3), "sizes that divide"),
+        (torch.sin, "replace it in the network"),
+    ],
+)
+def test_what_to_try_in_place_of_an_op(function, hint: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(QuantizationError) as error:
+        quantized(OneExit(Function(function)))
+    assert re.search(hint, str(error.value.hint))
 
 
 def test_a_layer_with_named_padding_that_is_applied_twice() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import make_data, make_model
+from torch import Tensor, nn
 
 from edgeexit.data.types import Augmentation, Samples, Splits
 from edgeexit.errors import ArgumentError, CheckpointError, DataError, EdgeExitError
@@ -163,6 +164,33 @@ def test_one_step_equals_plain_pytorch() -> None:
     for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
         # The samples come in another order: sums differ in their last bits.
         assert torch.allclose(a, b, atol=1e-6), name
+
+
+class Flat(nn.Module):
+    """Two convolutions and a linear layer over all positions, which it reaches with a view."""
+
+    def __init__(self, views: bool) -> None:
+        super().__init__()
+        self.views = views
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.last = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        return self.last(x.view(x.size(0), -1) if self.views else x.flatten(1))
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"method": "partially_masked"}])
+def test_a_network_may_view_its_feature_maps(options: dict[str, str]) -> None:
+    trained = []
+    for views in (False, True):
+        torch.manual_seed(0)
+        example = torch.zeros(1, 3, 8, 8)
+        model = attach_exits(Flat(views), {"first": heads.Pooled()}, example=example)
+        log = train(model, make_data(), **SHORT, **options)
+        assert len(model.eval()(example)) == 2  # and so it can after training
+        trained.append(log[-1].loss)
+    assert trained[0] == pytest.approx(trained[1], rel=0.02)  # sums in another order
 
 
 @pytest.mark.parametrize("strategy", ["disjoint", "joint", "mixed"])

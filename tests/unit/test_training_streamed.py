@@ -140,8 +140,8 @@ def test_each_process_trains_on_its_share_of_a_batch(data: Splits, world: int) -
     seed = (3, 0, 1)
     for rank in range(world):
         share = {"batch_size": 16, "rank": rank, "world": world}
-        device = torch.device("cpu")
-        samples = training_samples(split, data.preprocessing, device, **share)
+        place = (torch.device("cpu"), torch.channels_last)
+        samples = training_samples(split, data.preprocessing, *place, **share)
         none = Augmentation(0, False)
         epoch = epoch_order(samples, none, batch_size=16, mixup=0.0, seed=seed)
         filled = samples.filled(seed, 0)
@@ -155,8 +155,9 @@ def test_each_process_trains_on_its_share_of_a_batch(data: Splits, world: int) -
 
 
 def test_methods_go_over_all_samples_once(data: Splits) -> None:
+    place = (torch.device("cpu"), torch.channels_last)
     samples = training_samples(
-        data.train, data.preprocessing, torch.device("cpu"), batch_size=16, rank=0, world=1
+        data.train, data.preprocessing, *place, batch_size=16, rank=0, world=1
     )
     batches = list(samples.unaugmented(20))
     assert [len(labels) for _, labels in batches] == [20, 20, 8]
