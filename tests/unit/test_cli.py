@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -246,6 +247,7 @@ def test_foreign_names_are_printed_as_they_are(
 
 @pytest.fixture
 def fake_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("edgeexit.profiling.host")  # which would import the fake, and keep it
     monkeypatch.setattr("edgeexit.runtime.session.Session", FakeSession)
 
 
