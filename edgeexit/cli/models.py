@@ -106,11 +106,8 @@ def load_trained(
             given=f"{folder} --weights {weights}",
         )
     from edgeexit.training import load_checkpoint
-    from edgeexit.training.methods import create
 
-    description = _read_description(folder / _DESCRIPTION)
-    model = build_model(description)
-    create(description.method, description.method_options).rebuild(model)
+    model = build_model(_read_description(folder / _DESCRIPTION))
     load_checkpoint(folder, model)
     return model
 

@@ -26,7 +26,7 @@ from edgeexit.profiling.qemu.machines import machine
 from edgeexit.profiling.qemu.sections import measure_flash
 from edgeexit.runtime.bundle import Bundle
 from edgeexit.runtime.session import Session
-from edgeexit.targets import load_target
+from edgeexit.targets import Target, load_target
 
 CORES = {
     "cortex-m0plus": ["-mcpu=cortex-m0plus"],
@@ -198,6 +198,16 @@ def test_errors(compiled: Bundle, bundle_folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "tiny.eexit"]
 
 
+def compile_again(bundle: Bundle, target: Target) -> None:
+    """The firmware of a bundle, for another target."""
+    manifest = bundle.manifest
+    contents, links, _ = program_inputs(bundle)
+    points = manifest.points["tflite"]
+    compile_firmware(
+        "toy", contents, links, manifest.decision, points, manifest.input, target, None
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "message"), [("ram_bytes", "more RAM than"), ("flash_bytes", "more flash than")]
 )
@@ -213,20 +223,8 @@ def test_a_model_that_does_not_fit(
             text = text.replace(line, f"reserved_{key} = 39_000")
     target = tmp_path / "small.toml"
     target.write_text(text)
-    manifest = compiled.manifest
-    contents, links, _ = program_inputs(compiled)
-    points = manifest.points["tflite"]
     with pytest.raises(TargetError, match=message):
-        compile_firmware(
-            "toy",
-            contents,
-            links,
-            manifest.decision,
-            points,
-            manifest.input,
-            load_target(target),
-            None,
-        )
+        compile_again(compiled, load_target(target))
 
 
 def test_a_model_whose_weights_fit_and_whose_code_does_not(
@@ -236,21 +234,10 @@ def test_a_model_whose_weights_fit_and_whose_code_does_not(
     manifest = compiled.manifest
     assert target.limits is not None
     assert manifest.firmware is not None
-    contents, links, _ = program_inputs(compiled)
     weights = sum(layer.constant_bytes for layer in manifest.firmware.layers)
     small = replace(target.limits, flash_bytes=weights + 4096, reserved_flash_bytes=0)
-    points = manifest.points["tflite"]
     with pytest.raises(TargetError, match=r"(?s)more flash than.*code of about"):
-        compile_firmware(
-            "toy",
-            contents,
-            links,
-            manifest.decision,
-            points,
-            manifest.input,
-            replace(target, limits=small),
-            None,
-        )
+        compile_again(compiled, replace(target, limits=small))
 
 
 @pytest.mark.parametrize("core", CORES)
