@@ -83,6 +83,13 @@ def show_bundle(out: Console, bundle: Bundle) -> None:
                 point.name, percent(point.accuracy), percent(point.macs_saved), rates, thresholds
             )
         out.print(rows)
+        idle = [point.name for point in points[1:] if point.exit_rates[-1] == 1]
+        if idle and first.num_samples and len(manifest.segments) > 1:
+            least = percent(1 / first.num_samples)
+            out.print(
+                f"{', '.join(idle)}: no early exit kept the promise. On {first.num_samples:,} "
+                f"samples none below {least} can be kept; more samples allow more."
+            )
 
     if manifest.firmware is not None:
         _show_firmware(out, manifest.firmware)

@@ -4,7 +4,9 @@ A promise is kept by one standard error: the accuracy lost on the samples at han
 error of that loss, is at most what was promised. Without it the search, which takes whatever these
 samples allow, would on average lose more on new samples than on those it saw. Source: the
 one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section
-3.4.3, used here for a constraint.
+3.4.3, used here for a constraint. The standard error counts as one sample at least: that none of n
+was lost does not say that of n new ones none will be. So a promise below 1 / n cannot be kept on n
+samples, and there no exit is taken.
 
 The cost of leaving at exit k is the MACs of segments 0 to k, heads included. Thresholds are chosen
 on the split that is given here, on the logits of the engine that is named: give the calibration
@@ -56,7 +58,7 @@ def operating_points(
         static_macs: MACs of the backbone with the last exit alone.
         drops: Name of a point -> accuracy that it may lose against the last exit.
         num_standard_errors: Of the loss, which a point stays below its promise; 0 takes the samples
-            for all there are.
+            for all there are. With 1, ``n`` samples keep no promise below ``1 / n``.
         dataset: Where the samples come from, split included.
         engine: Whose logits they are.
         say: Told the name of each point before it is searched for; with many exits and samples one
@@ -202,7 +204,9 @@ def _loss(
     problem = problem_of(scores, correct, costs)
     taken = exits_of(problem, tuple(thresholds[:-1]))
     lost = problem.correct[:, -1] - problem.correct[np.arange(len(taken)), taken]
-    return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))
+    if (taken == scores.shape[1] - 1).all():
+        return 0.0, 0.0
+    return float(lost.mean()), max(float(lost.std() / math.sqrt(len(lost))), 1 / len(lost))
 
 
 def _sign(decision: DecisionSpec) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -456,6 +457,17 @@ def test_train_resume_and_load(cli: Cli, tmp_path: Path) -> None:
     assert model.num_classes == 2
     with pytest.raises(ArgumentError, match="weights of its own"):
         models.load_trained(str(output), weights="cifar10", num_classes=2, in_channels=3)
+
+
+def test_a_training_of_frozen_backbones_ends_with_every_exit(cli: Cli, tmp_path: Path) -> None:
+    data, output = tmp_path / "data.npz", tmp_path / "run"
+    np.savez(data, images=np.zeros((40, 32, 32, 3), np.uint8), labels=np.arange(40) % 2)
+    words = ("train", "resnet8", "--data", data, "-o", output, "--epochs", "2", "--batch-size", "8")
+    shown = cli(*words, "--strategy", "disjoint", "--backbone-share", "0.5")
+    first, second = json.loads((output / "run.json").read_text())["log"]
+    assert (len(first["accuracy"]), len(second["accuracy"])) == (1, 2)
+    ended = [*second["accuracy"], *first["accuracy"]]
+    assert re.findall(r"([\d.]+) %", shown) == [f"{100 * value:.2f}" for value in ended]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs locks on folders")

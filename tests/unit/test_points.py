@@ -33,8 +33,9 @@ def ladder() -> tuple[np.ndarray, np.ndarray]:
 def test_points_by_hand(decision: DecisionSpec, never: int, always: int) -> None:
     logits, labels = ladder()
     static, accurate, _, frugal = operating_points(
-        logits, labels, decision, MACS, STATIC_MACS, drops=DROPS, dataset="d", engine="e"
-    )
+        logits, labels, decision, MACS, STATIC_MACS, drops=DROPS, num_standard_errors=0,
+        dataset="d", engine="e",
+    )  # fmt: skip
     assert static.name == "static"
     assert static.thresholds == (never, never, always)
     assert static.exit_rates == (0.0, 0.0, 1.0)
@@ -47,6 +48,17 @@ def test_points_by_hand(decision: DecisionSpec, never: int, always: int) -> None
     assert frugal.exit_rates == (1.0, 0.0, 0.0)
     assert frugal.accuracy == 0.6
     assert {(p.dataset, p.engine) for p in (static, accurate, frugal)} == {("d", "e")}
+
+
+def test_few_samples_keep_no_promise_finer_than_one_of_them() -> None:
+    logits, labels = ladder()
+    drops = {"finer": 0.099, "one": 0.1, "nine": 0.9}
+    _, finer, one, nine = operating_points(
+        logits, labels, CONFIDENCE, MACS, STATIC_MACS, drops=drops, dataset="d", engine="e"
+    )
+    assert finer.exit_rates == (0.0, 0.0, 1.0)
+    assert one.exit_rates == (0.6, 0.4, 0.0)  # none of ten is lost: one may be, of ten others
+    assert nine.exit_rates == (1.0, 0.0, 0.0)
 
 
 def close_exits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
