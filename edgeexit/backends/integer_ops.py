@@ -379,10 +379,11 @@ def check_op(node: Node) -> None:
     if reason is None:
         return
     known = sorted({str(target).removeprefix("aten.").split(".")[0] for target in INTEGER_OPS})
+    op = str(node.target).removeprefix("aten.").partition(".")[0]
     raise QuantizationError(
         f"the op {node.target} cannot be quantized: {reason}",
         wanted=f"one of {', '.join(known)}, attention, batch_norm, dropout, hardsigmoid, silu",
         given=node.format_node(),
         where=where_of(node),
-        hint=_INSTEAD.get(str(node.target).split(".")[1], "replace it in the network"),
+        hint=_INSTEAD.get(op, "replace it in the network"),
     )
