@@ -227,6 +227,15 @@ def test_inspect_says_how_raw_samples_are_quantized(cli: Cli, bundle_folder: Pat
     assert f"(raw - offset) * multiplier, offset {numbers}, multiplier 0.25, scale " in said
 
 
+def test_inspect_says_why_a_point_takes_no_early_exit(cli: Cli, bundle_folder: Path) -> None:
+    assert "no early exit kept the promise" not in cli("inspect", bundle_folder)
+    points = json.loads((bundle_folder / "manifest.json").read_text())["points"]
+    points["tflite"][1] = {**points["tflite"][0], "name": "balanced"}
+    rewrite(bundle_folder, points=points)
+    said = " ".join(cli("inspect", bundle_folder).split())
+    assert "balanced: no early exit kept the promise. On 64 samples none below 1.56 % can" in said
+
+
 def test_foreign_names_are_printed_as_they_are(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, grey_data: Path
 ) -> None:
