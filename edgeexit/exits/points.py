@@ -204,8 +204,6 @@ def _loss(
     problem = problem_of(scores, correct, costs)
     taken = exits_of(problem, tuple(thresholds[:-1]))
     lost = problem.correct[:, -1] - problem.correct[np.arange(len(taken)), taken]
-    if (taken == scores.shape[1] - 1).all():
-        return 0.0, 0.0
     return float(lost.mean()), max(float(lost.std() / math.sqrt(len(lost))), 1 / len(lost))
 
 
