@@ -342,9 +342,9 @@ class _Bars:
 def _show(out: Console, output: Path, exits: Sequence[str], log: Sequence[EpochRecord]) -> None:
     last = log[-1]
     accuracy = dict(zip(_trained(exits, last), last.accuracy, strict=True))
-    if last.phase == "heads":  # the last exit is as an earlier phase left it
-        before = [record.accuracy[-1] for record in log if record.phase != "heads"]
-        accuracy |= dict(zip(exits[-1:], before[-1:], strict=False))
+    before = [record for record in log if record.phase != "heads"]
+    if last.phase == "heads" and before:  # the last exit is as an earlier phase left it
+        accuracy[exits[-1]] = before[-1].accuracy[-1]
     rows = table("Accuracy on the calibration split, after the last epoch", "exit", "accuracy")
     for name, value in accuracy.items():
         rows.add_row(name, percent(value))
