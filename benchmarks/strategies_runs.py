@@ -58,6 +58,17 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 """Name of a row -> the options of `edgeexit.training.TrainConfig` that make it."""
 
+TRIED: Mapping[str, Mapping[str, Any]] = {
+    "mixed 10 %": {"strategy": "mixed", "backbone_share": 0.1},
+    "mixed 20 %, early exits twice": {
+        "strategy": "mixed",
+        "backbone_share": 0.2,
+        "method": "branchynet",
+        "method_options": {"early": 0.4, "final": 0.2},
+    },
+}
+"""Schedules that were tried in search of a better mixed, beside the small and the full table."""
+
 BEGINS_LIKE: Mapping[str, str] = {
     "disjoint 60 %": "mixed 60 %",
     "mixed 20 %, half rate": "mixed 20 %",
@@ -133,6 +144,14 @@ TABLES: Mapping[str, Table] = {
             for job in _jobs(model, dataset, 3)
         ),
     ),
+    "tried": Table(
+        30,
+        (
+            Job("resnet8", "cifar10", "mixed 10 %", 0),
+            Job("resnet8", "cifar10", "mixed 10 %", 1),
+            Job("resnet8", "cifar10", "mixed 20 %, early exits twice", 0),
+        ),
+    ),
     # Three epochs say that everything runs; they do not say which strategy is best.
     "quick": Table(
         3,
@@ -166,8 +185,9 @@ def _whole(job: Job, splits: Splits) -> MultiExitModel:
 
 def options(job: Job, splits: Splits, epochs: int) -> dict[str, Any]:
     """The options of a job's training: equal MACs, whatever the network and the strategy."""
-    if job.row in ROWS:
-        return {"epochs": epochs, "budget": "macs", "seed": job.seed, **ROWS[job.row]}
+    multi_exit = {**ROWS, **TRIED}
+    if job.row in multi_exit:
+        return {"epochs": epochs, "budget": "macs", "seed": job.seed, **multi_exit[job.row]}
     height, width, channels = splits.image_shape
     image = torch.zeros(1, channels, height, width)
     whole = macs_per_sample(_whole(job, splits), image)["everything"]
