@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -178,8 +178,14 @@ def command(
         if diagnose and main_process:
             _diagnose(output, network, splits)
     if main_process:
-        facts = {"output": output, "exits": network.exit_names, "log": [asdict(r) for r in log]}
-        emit(facts, as_json=as_json, show=lambda out: _show(out, output, network.exit_names, log))
+        accuracy = _kept_accuracy(network.exit_names, log, options["patience"])
+        facts = {
+            "output": output,
+            "exits": network.exit_names,
+            "accuracy": accuracy,
+            "log": [asdict(record) for record in log],
+        }
+        emit(facts, as_json=as_json, show=lambda out: _show(out, output, accuracy))
 
 
 def _diagnose(output: Path, network: MultiExitModel, splits: Splits) -> None:
@@ -339,13 +345,24 @@ class _Bars:
         self.bars.reset(self.of_epoch)
 
 
-def _show(out: Console, output: Path, exits: Sequence[str], log: Sequence[EpochRecord]) -> None:
-    last = log[-1]
-    accuracy = dict(zip(_trained(exits, last), last.accuracy, strict=True))
-    before = [record for record in log if record.phase != "heads"]
-    if last.phase == "heads" and before:  # the last exit is as an earlier phase left it
-        accuracy[exits[-1]] = before[-1].accuracy[-1]
-    rows = table("Accuracy on the calibration split, after the last epoch", "exit", "accuracy")
+def _kept_accuracy(
+    exits: Sequence[str], log: Sequence[EpochRecord], patience: int | None
+) -> dict[str, float]:
+    """Exit -> accuracy on the calibration split of the weights that the run leaves."""
+    from edgeexit.training.checkpoint import by_phase
+    from edgeexit.training.early_stopping import kept_epoch
+
+    accuracy: dict[str, float] = {}
+    for records in by_phase(log):
+        record = kept_epoch(records, patience)
+        if record.phase != "heads":
+            accuracy.clear()  # the exits that this phase does not train read other features now
+        accuracy.update(zip(_trained(exits, record), record.accuracy, strict=True))
+    return {name: accuracy[name] for name in exits if name in accuracy}
+
+
+def _show(out: Console, output: Path, accuracy: Mapping[str, float]) -> None:
+    rows = table("Accuracy of the weights on the calibration split", "exit", "accuracy")
     for name, value in accuracy.items():
         rows.add_row(name, percent(value))
     out.print(rows)

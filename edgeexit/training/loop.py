@@ -43,6 +43,7 @@ from edgeexit.training.checkpoint import (
     write_whole,
 )
 from edgeexit.training.config import TrainConfig
+from edgeexit.training.early_stopping import EarlyStopping
 from edgeexit.training.methods import Method, create
 from edgeexit.training.modes import phase_module, set_modes
 from edgeexit.training.progress import Progress, silent
@@ -234,20 +235,20 @@ class _Run:
             accelerator=self.accelerator,
         )
         _restore_momentum(step.optimizer, _part(state.tensors, "optimizer"), self.output)
-        stopper = _Stopper(config.patience, state.best, state.waited)
+        stopping = EarlyStopping(config.patience, state.best, state.waited)
         num_epochs = -(-phase.num_steps // self.steps)
         self.progress.phase(phase.name, num_epochs, self.steps, state.epoch)
         for epoch in range(state.epoch, num_epochs):
-            if stopper.stop:
+            if stopping.stop:
                 break
             record = self.one_epoch(index, epoch, step, state)
             kept = _part(state.tensors, "kept")
-            if stopper.improved(record.accuracy):
+            if stopping.improved(record.accuracy):
                 kept = {name: value.clone() for name, value in self.model.state_dict().items()}
             log = (*state.log, record)
             tensors = _tensors(self.model, kept, step.optimizer)
             state = self.save(
-                RunState(index, epoch + 1, 0, log, stopper.best, stopper.waited, tensors)
+                RunState(index, epoch + 1, 0, log, stopping.best, stopping.waited, tensors)
             )
             self.progress.epoch(record)
         kept = _part(state.tensors, "kept")
@@ -379,33 +380,6 @@ class _Run:
             "spent_macs": spent,
             "log": [dataclasses.asdict(record) for record in log],
         }
-
-
-class _Stopper:
-    """Early stopping: a head is done after ``patience`` epochs without improvement.
-
-    Source: Kubaty et al. 2025, section 3: weights are kept when any head improves, and the phase
-    ends when every head has run out of patience.
-    """
-
-    def __init__(
-        self, patience: int | None, best: tuple[float, ...], waited: tuple[int, ...]
-    ) -> None:
-        self.patience, self.best, self.waited = patience, best, waited
-
-    @property
-    def stop(self) -> bool:
-        return self.patience is not None and bool(self.waited) and min(self.waited) >= self.patience
-
-    def improved(self, accuracy: tuple[float, ...]) -> bool:
-        if self.patience is None:
-            return False
-        best = self.best or (-1.0,) * len(accuracy)
-        waited = self.waited or (0,) * len(accuracy)
-        better = tuple(now > then for now, then in zip(accuracy, best, strict=True))
-        self.best = tuple(map(max, accuracy, best))
-        self.waited = tuple(0 if b else w + 1 for b, w in zip(better, waited, strict=True))
-        return any(better)
 
 
 def evaluate(model: nn.Module, samples: DeviceSamples, num_exits: int) -> tuple[float, ...]:

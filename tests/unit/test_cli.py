@@ -13,15 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edgeexit import __version__
+from edgeexit import data as datasets
 from edgeexit.cli import models
 from edgeexit.cli.app import main
 from edgeexit.cli.output import count, duration, jsonable, percent
+from edgeexit.cli.train import _kept_accuracy
 from edgeexit.data.folder import read_folder
 from edgeexit.errors import ArgumentError, CheckpointError, DataError, ModelError
 from edgeexit.runtime.bundle import open_bundle
 from edgeexit.storage import only_writer
+from edgeexit.training import EpochRecord
+from edgeexit.training.batches import to_device
+from edgeexit.training.loop import evaluate
 from edgeexit.types import Result
 
 COMMANDS = [
@@ -477,6 +483,37 @@ def test_a_training_of_frozen_backbones_ends_with_every_exit(cli: Cli, tmp_path:
     assert (len(first["accuracy"]), len(second["accuracy"])) == (1, 2)
     ended = [*second["accuracy"], *first["accuracy"]]
     assert re.findall(r"([\d.]+) %", shown) == [f"{100 * value:.2f}" for value in ended]
+
+
+def test_a_training_that_stops_early_shows_the_weights_that_were_kept(
+    cli: Cli, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    data, output = tmp_path / "data.npz", tmp_path / "run"
+    images = rng.integers(0, 255, (80, 32, 32, 3), dtype=np.uint8)
+    np.savez(data, images=images, labels=np.arange(80) % 2)
+    words = ("train", "resnet8", "--data", data, "-o", output, "--epochs", "6", "--batch-size", "8")
+    facts = cli.json(*words, "--strategy", "disjoint", "--patience", "1")
+    splits = datasets.load(str(data))
+    model = models.load_trained(str(output), weights=None, num_classes=2, in_channels=3)
+    device = (torch.device("cpu"), torch.contiguous_format)
+    left = evaluate(model, to_device(splits.calibration, splits.preprocessing, *device), 3)
+    assert facts["accuracy"] == dict(zip(facts["exits"], left, strict=True))
+
+
+def test_the_accuracy_after_phases_that_stopped_early() -> None:
+    log = [
+        EpochRecord(phase, epoch, 9, 0.1, 1.0, accuracy, accuracy, 1.0)
+        for phase, epoch, accuracy in (
+            *(("everything", 0, (0.5, 0.6)), ("everything", 1, (0.4, 0.5))),
+            *(("backbone", 0, (0.7,)), ("backbone", 1, (0.8,)), ("backbone", 2, (0.1,))),
+            *(("heads", 0, (0.3,)), ("heads", 1, (0.2,))),
+        )
+    ]
+    assert _kept_accuracy(("early", "final"), log, 2) == {"early": 0.3, "final": 0.8}
+    assert _kept_accuracy(("early", "final"), log, None) == {"early": 0.2, "final": 0.1}
+    # A backbone that moved on leaves the early exit without a figure.
+    assert _kept_accuracy(("early", "final"), log[:5], 2) == {"final": 0.8}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs locks on folders")

@@ -21,7 +21,7 @@ from edgeexit.nn.model import MultiExitModel
 from edgeexit.nn.zoo.resnet import ResNet
 from edgeexit.training import EpochRecord, TrainConfig, load_checkpoint, train
 from edgeexit.training.budget import macs_per_sample
-from edgeexit.training.loop import _Stopper
+from edgeexit.training.early_stopping import EarlyStopping, kept_epoch
 from edgeexit.training.mixup import mixed_up
 from edgeexit.training.schedule import learning_rate
 from edgeexit.training.strategies import phases, shares
@@ -249,13 +249,13 @@ def test_kill_minus_nine_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_early_stopping_waits_for_the_last_head() -> None:
-    stopper = _Stopper(2, (), ())
+    stopping = EarlyStopping(2, (), ())
     history = [(0.5, 0.5), (0.6, 0.5), (0.6, 0.5), (0.6, 0.6), (0.6, 0.6), (0.6, 0.6)]
-    kept = [stopper.improved(accuracy) for accuracy in history[:-1]]
+    kept = [stopping.improved(accuracy) for accuracy in history[:-1]]
     assert kept == [True, True, False, True, False]
-    assert not stopper.stop  # the first head has waited three epochs, the second only one
-    stopper.improved(history[-1])
-    assert stopper.stop
+    assert not stopping.stop  # the first head has waited three epochs, the second only one
+    stopping.improved(history[-1])
+    assert stopping.stop
 
 
 def test_early_stopping_spends_less_and_keeps_the_best(tmp_path: Path) -> None:
@@ -320,6 +320,8 @@ def test_early_stopping_keeps_the_weights_of_the_last_improvement() -> None:
     assert accuracy[-1] < accuracy[best]
     assert same(state(model), snapshots[best])
     assert not same(state(model), snapshots[-1])
+    assert kept_epoch(log, patience=3) is log[best]
+    assert kept_epoch(log, patience=None) is log[-1]
 
 
 def falling() -> Splits:
