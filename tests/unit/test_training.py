@@ -258,11 +258,12 @@ def test_early_stopping_waits_for_the_last_head() -> None:
     assert stopping.stop
 
 
-def test_early_stopping_spends_less_and_keeps_the_best(tmp_path: Path) -> None:
-    model = make_model()
-    log = train(model, make_data(), strategy="joint", epochs=30, batch_size=16, patience=1,
+def test_early_stopping_spends_less_and_says_so(tmp_path: Path) -> None:
+    log = train(make_model(), make_data(), strategy="joint", epochs=30, batch_size=16, patience=1,
                 learning_rate=1e-9, output=tmp_path)  # fmt: skip
     assert len(log) < 30
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["spent_macs"] * 30 == report["budget_macs"] * len(log)
 
 
 PATIENT = {"strategy": "mixed", "backbone_share": 0.5, "epochs": 30, "batch_size": 16,
