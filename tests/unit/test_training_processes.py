@@ -10,12 +10,14 @@ import hashlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -235,6 +237,40 @@ def test_processes_train_one_network(runs: Path) -> None:
     first, second = (json.loads((runs / f"hashes-{rank}.json").read_text()) for rank in (0, 1))
     assert len(first) == 2  # one backbone in all of the phase, and the network
     assert first == second
+
+
+def test_two_machines_train_like_one(tmp_path: Path) -> None:
+    """One process of each of two agents, both with local rank 0, is what two of one agent are."""
+    data = make_data(200).test
+    images = data.images.repeat(2, axis=1).repeat(2, axis=2)  # ResNet-8 takes no smaller ones
+    np.savez(tmp_path / "colours.npz", images=images, labels=data.labels)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    at = ("--master-addr", "127.0.0.1", "--master-port", str(port))
+    one = start_train(tmp_path, "one", "--standalone", "--nproc-per-node", "2")
+    said = one.communicate()
+    assert one.returncode == 0, said
+    two = [start_train(tmp_path, "two", "--nnodes", "2", "--node-rank", n, *at) for n in "01"]
+    heard = [each.communicate() for each in two]
+    assert [each.returncode for each in two] == [0, 0], heard
+    assert json.loads(heard[0][0])["exits"] == ["layer1", "layer2", "final"]
+    assert heard[1][0] == ""  # the second one neither speaks nor writes
+    weights = [(tmp_path / run / "weights.safetensors").read_bytes() for run in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def start_train(folder: Path, output: str, *torchrun: str) -> subprocess.Popen[str]:
+    """`edgeexit train` below an agent of torchrun."""
+    options = "train resnet8 --data colours.npz --epochs 3 --batch-size 32 --json --output".split()
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "edgeexit"]
+        + [*options, output],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 16])
