@@ -261,10 +261,12 @@ def test_two_machines_train_like_one(tmp_path: Path) -> None:
 
 def start_train(folder: Path, output: str, *torchrun: str) -> subprocess.Popen[str]:
     """`edgeexit train` below an agent of torchrun."""
-    options = "train resnet8 --data colours.npz --epochs 3 --batch-size 32 --json --output".split()
+    command = ["train", "resnet8", "--data", "colours.npz", "--epochs", "3", "--batch-size", "32"]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "edgeexit"]
-        + [*options, output],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "edgeexit"),
+            *(*command, "--json", "--output", output),
+        ],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
