@@ -103,7 +103,8 @@ def _mean_of_a_map(graph: Graph, node: Node) -> None:
 def _product_of_three_dimensions(graph: Graph, node: Node) -> None:
     """A product for each head of each sample, as the partitioner takes it: [N * heads, T, d].
 
-    The delegate computes it in float32, where sums of int8 products are exact.
+    The delegate computes it in float32: close to the middle of two int8 values the result may round
+    the other way than PyTorch's.
     """
     shape = shape_of(node)
     node.target = _ATEN.bmm.default
