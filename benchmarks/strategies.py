@@ -26,6 +26,8 @@ from strategies_runs import TABLES, measured_runs, run_all
 from edgeexit.data.cache import default_cache
 from edgeexit.training.checkpoint import write_whole
 
+BASE = "joint"
+
 
 def main() -> None:
     parser = arguments(__doc__)
@@ -37,27 +39,40 @@ def main() -> None:
     cores = max(1, (os.cpu_count() or 1) // local)
     parser.add_argument("--workers", type=int, default=cores, help="trainings at a time")
     parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
+    parser.add_argument("--against", default=BASE, metavar="ROW", help="compare the others with it")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw SVGs here")
     chosen = parser.parse_args()
     name = "quick" if chosen.quick else chosen.table
     table = TABLES[name]
+    names = dict.fromkeys(job.row for job in table.jobs)
+    if chosen.against not in (*names, BASE):
+        parser.error(f"--against {chosen.against!r}: the table {name} has {'; '.join(names)}")
     runs = chosen.runs or default_cache() / "benchmarks" / f"strategies-{name}"
     results = chosen.results or runs / "rows"
     console = Console(highlight=False)
     failed: dict[str, BaseException] = {}
     if not chosen.report:
         failed = _train(table, runs, results, chosen.workers, console)
-    rows = aggregate(measured_runs(table, results))
-    for each in tables(rows):
+    measured = measured_runs(table, results)
+    rows, differences = aggregate(measured), compare(measured, chosen.against)
+    for each in tables(rows, differences):
         console.print(each)
-    figures = _figures(name, rows, table, results)
+    missing = [job.folder for job in table.jobs if not (results / f"{job.folder}.json").exists()]
+    figures = {
+        "table": name,
+        "epochs": table.epochs,
+        "num_missing": len(missing),
+        "missing": missing,
+        "rows": rows,
+        "differences": differences,
+    }
     if chosen.json is not None:
         write_whole(chosen.json, (json.dumps(figures, indent=1) + "\n").encode())
     if chosen.plots is not None:
         for file, content in plots(rows).items():
             write_whole(chosen.plots / file, content.encode())
-    if figures["num_missing"]:
-        console.print(f"not trained yet: {figures['num_missing']} of {len(table.jobs)}")
+    if missing:
+        console.print(f"not trained yet: {len(missing)} of {len(table.jobs)}")
     if failed:
         raise SystemExit(
             "these trainings failed; the same command tries them again: "
@@ -80,24 +95,6 @@ def _train(
                 bars.advance(bar)
 
         return run_all(table, runs, results, workers=workers, tell=tell)
-
-
-def _figures(name: str, rows: list[dict[str, Any]], table: Any, results: Path) -> dict[str, Any]:
-    missing = [job.folder for job in table.jobs if not (results / f"{job.folder}.json").exists()]
-    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
-    return {
-        "table": name,
-        "epochs": table.epochs,
-        "num_missing": len(missing),
-        "missing": missing,
-        "rows": rows,
-        "against_joint": [
-            difference
-            for strategy in strategies
-            if strategy != "joint"
-            for difference in compare(rows, strategy, "joint")
-        ],
-    }
 
 
 if __name__ == "__main__":

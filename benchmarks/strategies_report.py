@@ -1,10 +1,4 @@
-"""What trained networks are worth at a budget: measured for a run, averaged over seeds, compared.
-
-Thresholds are chosen on the calibration split, for the highest accuracy whose mean cost fits 25,
-50, 75 and 100 % of the reference's MACs, or any cost; accuracies and what was really spent are of
-the test split. The reference is the full backbone with its last exit alone. What a chain spends
-includes its heads, so a network that leaves nowhere early does not fit 100 %. A network with a
-single exit has one accuracy, and holds it at every budget that it fits.
+"""What trained networks are worth beside each other: averaged over seeds, compared, as tables.
 
 ``std`` is over seeds alone. It does not hold that the test images are a sample too: of 10,000, an
 accuracy of 85 % has a standard deviation of 0.36 points, most of which networks that are compared
@@ -13,75 +7,16 @@ on the same images share.
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-import math
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
-from torch import nn
-from torch.fx import GraphModule
-
-from edgeexit.compiler.canonicalize import canonicalize
-from edgeexit.compiler.cost import macs_of
-from edgeexit.compiler.export import export
-from edgeexit.compiler.pipeline import compile_model
-from edgeexit.compiler.samples import real_batches
-from edgeexit.data.types import Samples, Splits
-from edgeexit.exits import float_scores
-from edgeexit.exits.budget import best_within_budget
-from edgeexit.exits.search import evaluate
-from edgeexit.nn.model import MultiExitModel, example_logits
-from edgeexit.nn.weights_file import read_weights
-from edgeexit.runtime.decision import RULES, batch_scores
-from edgeexit.runtime.preprocess import quantize_input
-from edgeexit.runtime.session import Session, all_logits
-from edgeexit.training.checkpoint import write_whole
-
-Precision = Literal["float", "int8"]
-
-BUDGETS: dict[str, float | None] = {"25": 0.25, "50": 0.5, "75": 0.75, "100": 1.0, "inf": None}
-"""Name of a budget -> share of the reference's MACs, None where cost is no concern."""
-ENGINE = "litert"
-_FORMAT = 1  # of measured-*.json; another one is measured again
-
-
-@dataclass(frozen=True)
-class AtBudget:
-    """What thresholds of one budget do on the test split; ``macs`` is the mean per image."""
-
-    accuracy: float
-    macs: float
-    exit_rates: tuple[float, ...]
-    calibration_accuracy: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One trained network in one precision.
-
-    ``exit_accuracy`` is on the test split if all images left there, ``exit_macs`` what that costs.
-    ``budgets`` has None where even the first exit costs more. ``engine`` gave the logits.
-    """
-
-    precision: Precision
-    engine: str
-    exit_accuracy: tuple[float, ...]
-    exit_macs: tuple[int, ...]
-    static_macs: int
-    reference_macs: int
-    budgets: dict[str, AtBudget | None]
+from strategies_measure import BUDGETS, Measured
 
 
 @dataclass(frozen=True)
@@ -94,210 +29,6 @@ class Run:
     seed: int
     budget_macs: int
     measured: Measured
-
-
-# ------------------------------------------------------------------ one network
-
-
-def measure_run(
-    folder: Path,
-    create: Callable[[], nn.Module],
-    splits: Splits,
-    *,
-    precision: Precision,
-    reference_macs: int | None = None,
-) -> Measured:
-    """What a finished run is worth; from ``measured-PRECISION.json`` if its weights are the same.
-
-    Args:
-        folder: Holds ``weights.safetensors``; the file of what was measured appears there whole.
-        create: Makes the network, untrained, as it was trained; not called where all is known.
-        splits: The data.
-        precision: ``float`` or ``int8``.
-        reference_macs: As for ``measure``.
-    """
-    weights = folder / "weights.safetensors"
-    key = {
-        "format": _FORMAT,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "data": [splits.name, *(len(part) for part in splits.parts().values())],
-        "reference_macs": reference_macs,
-    }
-    path = folder / f"measured-{precision}.json"
-    known = _read(path, key)
-    if known is not None:
-        return known
-    model = create()
-    read_weights(weights, model)
-    measured = measure(model, splits, precision=precision, reference_macs=reference_macs)
-    content = {"key": key, "measured": asdict(measured)}
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
-    return measured
-
-
-def measure(
-    model: nn.Module,
-    splits: Splits,
-    *,
-    precision: Precision,
-    reference_macs: int | None = None,
-) -> Measured:
-    """What a network is worth at each budget.
-
-    Args:
-        model: A `MultiExitModel`, or a plain network, which then has one exit.
-        splits: Thresholds come from ``calibration``, accuracies from ``test``.
-        precision: ``float``: the network as it is, in PyTorch. ``int8``: compiled, in LiteRT.
-        reference_macs: What budgets are shares of; the network's own backbone if None.
-    """
-    network = model
-    if not hasattr(model, "exit_names"):
-        network = MultiExitModel(model, {}, splits.num_classes)
-    look = _in_float if precision == "float" else _in_int8
-    seen = look(network, splits)  # type: ignore[arg-type]
-    reference = seen.static_macs if reference_macs is None else reference_macs
-    costs = seen.exit_macs
-    budgets: dict[str, AtBudget | None] = {}
-    for name, share in BUDGETS.items():
-        chosen = best_within_budget(
-            *seen.calibration,
-            costs,
-            None if share is None else share * reference,
-            never=seen.never,
-            always=seen.always,
-        )
-        if chosen is None:
-            budgets[name] = None
-            continue
-        result = evaluate(*seen.test, costs, chosen.thresholds)
-        budgets[name] = AtBudget(result.accuracy, result.cost, result.exit_rates, chosen.accuracy)
-    return Measured(
-        precision=precision,
-        engine=seen.engine,
-        exit_accuracy=tuple(seen.test[1].mean(axis=0).tolist()),
-        exit_macs=costs,
-        static_macs=seen.static_macs,
-        reference_macs=reference,
-        budgets=budgets,
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Scores and correctness, [num_samples, num_exits] each, of two splits; and what exits cost."""
-
-    engine: str
-    calibration: tuple[NDArray[np.int64], NDArray[np.bool_]]
-    test: tuple[NDArray[np.int64], NDArray[np.bool_]]
-    exit_macs: tuple[int, ...]
-    static_macs: int
-    never: int
-    always: int
-
-
-def _in_float(model: MultiExitModel, splits: Splits) -> _Seen:
-    device = next(model.parameters()).device
-
-    def look(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        batches = [
-            torch.stack(example_logits(model, batch.to(device)), dim=1).float().cpu().numpy()
-            for batch in real_batches(samples, splits.preprocessing)
-        ]
-        logits = np.concatenate(batches)
-        return float_scores.confidence_scores(logits), _correct(logits, samples)
-
-    exit_macs, static_macs = network_macs(model, splits.image_shape)
-    return _Seen(
-        f"torch {torch.__version__.split('+')[0]}",
-        look(splits.calibration),
-        look(splits.test),
-        exit_macs,
-        static_macs,
-        float_scores.NEVER,
-        float_scores.ALWAYS,
-    )
-
-
-def _in_int8(model: MultiExitModel, splits: Splits) -> _Seen:
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = compile_model(
-            model, data=splits, output=Path(folder, "network.eexit"), backends=("tflite",)
-        )
-        manifest = bundle.manifest
-        limits = RULES[manifest.decision.rule]
-        sign = 1 if limits.exits_below else -1
-
-        with Session(bundle, engine=ENGINE) as session:
-
-            def look(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-                inputs = quantize_input(samples.images, manifest.input)
-                logits = all_logits(session.engine, manifest.segments, inputs)
-                return sign * batch_scores(logits, manifest.decision), _correct(logits, samples)
-
-            return _Seen(
-                ENGINE,
-                look(splits.calibration),
-                look(splits.test),
-                tuple(np.cumsum([segment.macs for segment in manifest.segments]).tolist()),
-                manifest.static_macs,
-                sign * limits.never,
-                sign * limits.always,
-            )
-
-
-def _correct(logits: NDArray[Any], samples: Samples) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = logits.argmax(axis=2) == samples.labels[:, np.newaxis]
-    return right
-
-
-def network_macs(
-    model: MultiExitModel, image_shape: tuple[int, int, int]
-) -> tuple[tuple[int, ...], int]:
-    """What leaving at each exit costs, and the backbone alone, as a bundle's manifest counts it.
-
-    Args:
-        model: The network.
-        image_shape: Height, width and channels.
-    """
-    height, width, channels = image_shape
-    module = canonicalize(export(model, (channels, height, width))).module
-    num_exits = len(model.exit_names)
-
-    def macs_up_to(exits: slice) -> int:
-        graph = copy.deepcopy(module.graph)
-        output = graph.output_node()
-        output.args = (tuple(output.args[0][exits]),)  # type: ignore[index]
-        graph.eliminate_dead_code()
-        return macs_of(GraphModule(module, graph))
-
-    return (
-        tuple(macs_up_to(slice(k + 1)) for k in range(num_exits)),
-        macs_up_to(slice(num_exits - 1, None)),
-    )
-
-
-def _read(path: Path, key: Mapping[str, object]) -> Measured | None:
-    """What was measured before, unless of something else, or damaged: then it is done again."""
-    try:
-        content = json.loads(path.read_bytes())
-        if content["key"] != key:
-            return None
-        return measured_of(content["measured"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def measured_of(fields: Mapping[str, Any]) -> Measured:
-    """What `dataclasses.asdict` and JSON made of a `Measured`, back again."""
-    budgets = {
-        name: AtBudget(**(found | {"exit_rates": tuple(found["exit_rates"])})) if found else None
-        for name, found in fields["budgets"].items()
-    }
-    tuples = {name: tuple(fields[name]) for name in ("exit_accuracy", "exit_macs")}
-    return Measured(**(dict(fields) | tuples | {"budgets": budgets}))
-
-
-# ------------------------------------------------------------------ many networks
 
 
 def aggregate(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -355,93 +86,160 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def compare(rows: Iterable[Mapping[str, Any]], a: str, b: str) -> list[dict[str, Any]]:
-    """How far strategy ``a`` is above ``b``, for each model, data set and precision that has both.
+def compare(runs: Iterable[Run], base: str) -> list[dict[str, Any]]:
+    """How far each strategy is above ``base``, seed by seed.
+
+    Networks of one seed began with the same weights and saw the same images in the same order, so
+    the difference of two of them says more than the difference of two means.
 
     Returns:
-        Dicts with ``model``, ``dataset``, ``precision``, ``a``, ``b`` and ``accuracy``: budget ->
-        ``difference`` of the means, ``pooled_std`` of the seeds (None where no strategy has two),
-        and ``stds``, the first in units of the second; None where one of them does not fit.
+        Dicts with ``model``, ``dataset``, ``precision``, ``strategy``, ``base``, the ``seeds`` that
+        both have, and ``accuracy``: budget -> None where one of them does not fit it, else
+        ``per_seed`` (the differences), their ``mean`` and ``std`` (None for one seed), and
+        ``stds``, the first in units of the second.
     """
-    found: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        group = (row["model"], row["dataset"], row["precision"])
-        found.setdefault(group, {})[row["strategy"]] = row
-    return [
-        {
-            "model": model,
-            "dataset": dataset,
-            "precision": precision,
-            "a": a,
-            "b": b,
-            "accuracy": {name: _difference(group[a], group[b], name) for name in BUDGETS},
-        }
-        for (model, dataset, precision), group in found.items()
-        if a in group and b in group
-    ]
+    found: dict[tuple[str, str, str], dict[str, dict[int, Measured]]] = {}
+    for run in runs:
+        group = found.setdefault((run.model, run.dataset, run.measured.precision), {})
+        group.setdefault(run.strategy, {})[run.seed] = run.measured
+    differences = []
+    for (model, dataset, precision), group in found.items():
+        for strategy, measured in group.items():
+            seeds = sorted(measured.keys() & group.get(base, {}).keys())
+            if strategy == base or not seeds:
+                continue
+            pairs = [(measured[seed], group[base][seed]) for seed in seeds]
+            differences.append(
+                {
+                    "model": model,
+                    "dataset": dataset,
+                    "precision": precision,
+                    "strategy": strategy,
+                    "base": base,
+                    "seeds": seeds,
+                    "accuracy": {name: _difference(pairs, name) for name in BUDGETS},
+                }
+            )
+    return differences
 
 
 def _difference(
-    a: Mapping[str, Any], b: Mapping[str, Any], budget: str
-) -> dict[str, float | None] | None:
-    first, second = a["accuracy"][budget], b["accuracy"][budget]
-    if first is None or second is None:
-        return None
-    difference = first["mean"] - second["mean"]
-    degrees = a["num_seeds"] + b["num_seeds"] - 2
-    pooled = None
-    if degrees:
-        squares = sum(
-            (row["num_seeds"] - 1) * (spread["std"] or 0.0) ** 2
-            for row, spread in ((a, first), (b, second))
-        )
-        pooled = math.sqrt(squares / degrees)
-    return {
-        "difference": difference,
-        "pooled_std": pooled,
-        "stds": difference / pooled if pooled else None,
-    }
+    pairs: Sequence[tuple[Measured, Measured]], budget: str
+) -> dict[str, float | list[float] | None] | None:
+    per_seed = []
+    for first, second in pairs:
+        a, b = first.budgets[budget], second.budgets[budget]
+        if a is None or b is None:
+            return None
+        per_seed.append(a.accuracy - b.accuracy)
+    spread = _spread(per_seed)
+    mean, std = spread["mean"], spread["std"]
+    stds = mean / std if mean is not None and std else None
+    return {"per_seed": per_seed, "mean": mean, "std": std, "stds": stds}
 
 
-def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """For people: one table for each model, data set and precision; the best at a budget is bold.
+# ------------------------------------------------------------------ for people
 
-    Accuracies are in per cent, mean ± standard deviation over seeds; a dash stands where even the
-    cheapest exit costs more.
+_TITLE_WIDTH = 72  # of the longest title, which a narrower table would break
+
+Cell = Callable[[Mapping[str, Any]], Text]
+
+
+def tables(
+    rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]
+) -> list[Table]:
+    """For people: three tables for each model, data set and precision.
+
+    Accuracies at a budget, the best in bold; those of each exit alone; and how far strategies are
+    above the one they are compared with. All in per cent, mean ± standard deviation over seeds; a
+    budget that nobody fits is left out.
+
+    Args:
+        rows: From ``aggregate``.
+        differences: From ``compare``.
     """
+    made = []
+    for (model, dataset, precision), group in _grouped(rows).items():
+        name = f"{model} on {dataset}, {precision}"
+        made += [
+            _table(f"{name}: test accuracy in % by share of the MACs", group, _budget_cells(group)),
+            _table(f"{name}: test accuracy in % of each exit alone", group, _exit_cells(group)),
+        ]
+        compared = _grouped(differences).get((model, dataset, precision), [])
+        if compared:
+            title = f"{name}: points above {compared[0]['base']} (* for every seed)"
+            made.append(_table(title, compared, _budget_cells(compared, sign="+")))
+    return made
+
+
+def _grouped(
+    rows: Iterable[Mapping[str, Any]],
+) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["model"], row["dataset"], row["precision"]), []).append(row)
-    return [_table(key, group) for key, group in groups.items()]
+    return groups
 
 
-def _table(key: tuple[str, str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    model, dataset, precision = key
-    title = f"{model} on {dataset}, {precision}: test accuracy in % at a share of the MACs"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+def _table(title: str, rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Cell]) -> Table:
+    table = Table(
+        title=Text(title),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        padding=0,
+        pad_edge=False,
+        min_width=_TITLE_WIDTH,
+    )
     table.add_column("strategy")
-    table.add_column("seeds", justify="right")
-    for name in BUDGETS:
-        table.add_column("unbounded" if name == "inf" else f"{name} %", justify="right")
-    table.add_column("exits alone", justify="right")
-    best = {
-        name: max((row["accuracy"][name]["mean"] for row in rows if row["accuracy"][name]),
-                  default=None)
-        for name in BUDGETS
-    }  # fmt: skip
+    table.add_column("seeds", justify="right", no_wrap=True)
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = [Text(row["strategy"]), Text(str(row["num_seeds"]))]
-        for name in BUDGETS:
-            spread = row["accuracy"][name]
-            is_best = spread is not None and spread["mean"] == best[name]
-            cells.append(Text(_percent(spread), style="bold" if is_best else ""))
-        cells.append(Text(" / ".join(f"{100 * value:.1f}" for value in row["exit_accuracy"])))
-        table.add_row(*cells)
+        seeds = Text(str(len(row["seeds"])))
+        table.add_row(Text(row["strategy"]), seeds, *(cell(row) for cell in cells.values()))
     return table
 
 
-def _percent(spread: Mapping[str, float | None] | None) -> str:
-    if spread is None or spread["mean"] is None:
-        return "–"
-    mean = f"{100 * spread['mean']:.2f}"
-    return mean if spread["std"] is None else f"{mean} ± {100 * spread['std']:.2f}"
+def _budget_cells(rows: Sequence[Mapping[str, Any]], sign: str = "") -> dict[str, Cell]:
+    def cell(budget: str, best: float) -> Cell:
+        def text(row: Mapping[str, Any]) -> Text:
+            spread = row["accuracy"][budget]
+            if spread is None:
+                return Text("–")
+            is_best = not sign and spread["mean"] == best
+            return Text(_percent(spread, sign), style="bold" if is_best else "")
+
+        return text
+
+    cells = {}
+    for name in BUDGETS:
+        means = [row["accuracy"][name]["mean"] for row in rows if row["accuracy"][name]]
+        if means:
+            cells["any" if name == "inf" else f"{name} %"] = cell(name, max(means))
+    return cells
+
+
+def _exit_cells(rows: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
+    def cell(from_last: int) -> Cell:
+        def text(row: Mapping[str, Any]) -> Text:
+            accuracy = row["exit_accuracy"]
+            return Text(f"{100 * accuracy[-from_last]:.2f}" if from_last <= len(accuracy) else "–")
+
+        return text
+
+    most = max(len(row["exit_accuracy"]) for row in rows)
+    return {
+        "last" if from_last == 1 else f"exit {most - from_last}": cell(from_last)
+        for from_last in range(most, 0, -1)
+    }
+
+
+def _percent(spread: Mapping[str, Any], sign: str) -> str:
+    text = f"{round(100 * spread['mean'], 2) + 0:{sign}.2f}"  # + 0: no -0.00
+    if spread["std"] is not None:
+        text += f" ±{100 * spread['std']:.2f}"
+        per_seed = spread.get("per_seed")
+        if per_seed is not None:
+            all_agree = min(per_seed) > 0 or max(per_seed) < 0
+            text += "*" if all_agree else " "
+    return text

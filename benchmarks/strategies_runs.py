@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from strategies_report import Precision, Run, measure_run, measured_of, network_macs
+from strategies_measure import Precision, measure_run, measured_of, network_macs
+from strategies_report import Run
 from torch import nn
 
 from edgeexit import data

@@ -32,8 +32,8 @@ def benchmark(name: str) -> Any:
         sys.path.remove(str(BENCHMARKS))
 
 
-report, plot = benchmark("strategies_report"), benchmark("strategies_plot")
-runs = benchmark("strategies_runs")
+measuring, report = benchmark("strategies_measure"), benchmark("strategies_report")
+plot, runs = benchmark("strategies_plot"), benchmark("strategies_runs")
 
 
 class Small(nn.Module):
@@ -59,7 +59,7 @@ SMALL_MACS = 8 * 8 * 4 * 27 + 4 * 5
 def test_macs_are_those_that_a_bundle_states(name: str) -> None:
     channels, height, width = IMAGE
     made = pieces(name)
-    exit_macs, static_macs = report.network_macs(made.model, (height, width, channels))
+    exit_macs, static_macs = measuring.network_macs(made.model, (height, width, channels))
     assert list(exit_macs) == np.cumsum([s.spec.macs for s in made.segments]).tolist()
     assert static_macs == made.static.spec.macs
 
@@ -69,7 +69,7 @@ def test_macs_are_those_that_a_bundle_states(name: str) -> None:
 
 def test_float_against_a_count_by_hand() -> None:
     model, data = network("residual"), splits()
-    measured = report.measure(model, data, precision="float")
+    measured = measuring.measure(model, data, precision="float")
     images = torch.from_numpy((data.test.images.astype(np.float32) - 128) / 128)
     with torch.no_grad():
         logits = [z.double() for z in model(images.permute(0, 3, 1, 2))]
@@ -79,7 +79,7 @@ def test_float_against_a_count_by_hand() -> None:
     # Calibration and test are the same samples here, so all that is free can be tried.
     sure = [z.softmax(1).amax(1).numpy() for z in logits]
     cost = measured.exit_macs
-    for name, share in report.BUDGETS.items():
+    for name, share in measuring.BUDGETS.items():
         best = None
         for first in [2.0, *sure[0]]:
             for second in [2.0, *sure[1]]:
@@ -103,8 +103,8 @@ def test_thresholds_know_nothing_of_the_test_split(precision: str) -> None:
     """Other labels there change what is found there, and not a threshold."""
     model, data = network("residual"), splits()
     others = Samples(data.test.images, (data.test.labels + 1) % 5)
-    same = report.measure(model, data, precision=precision)
-    other = report.measure(model, replace(data, test=others), precision=precision)
+    same = measuring.measure(model, data, precision=precision)
+    other = measuring.measure(model, replace(data, test=others), precision=precision)
     assert other.exit_accuracy != same.exit_accuracy
     for name, found in same.budgets.items():
         if found is None:
@@ -121,7 +121,7 @@ def test_thresholds_know_nothing_of_the_test_split(precision: str) -> None:
 def test_the_network_is_left_as_it_was() -> None:
     model = network("mobile").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report.measure(model, splits(), precision="float")
+    measuring.measure(model, splits(), precision="float")
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -129,7 +129,9 @@ def test_the_network_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("precision", ["float", "int8"])
 def test_a_network_with_one_exit_holds_its_accuracy_where_it_fits(precision: str) -> None:
     torch.manual_seed(0)
-    measured = report.measure(Small(), splits(), precision=precision, reference_macs=2 * SMALL_MACS)
+    measured = measuring.measure(
+        Small(), splits(), precision=precision, reference_macs=2 * SMALL_MACS
+    )
     assert measured.exit_macs == (SMALL_MACS,)
     assert measured.static_macs == SMALL_MACS
     (accuracy,) = measured.exit_accuracy
@@ -147,7 +149,7 @@ def test_what_was_measured_is_kept_until_the_weights_change(tmp_path: Path) -> N
 
     def measure(**changed: Any) -> Any:
         wanted = {"precision": "float", "reference_macs": 10 * SMALL_MACS} | changed
-        return report.measure_run(tmp_path, create, splits(), **wanted)
+        return measuring.measure_run(tmp_path, create, splits(), **wanted)
 
     def train(seed: int) -> None:
         torch.manual_seed(seed)
@@ -211,12 +213,12 @@ def test_a_training_of_another_table_is_not_measured_for_this_one(
 def measured(accuracies: dict[str, float | None], *, macs: tuple[int, ...] = (40, 110)) -> Any:
     budgets = {
         name: value
-        and report.AtBudget(
+        and measuring.AtBudget(
             value, 95.0 if name == "inf" else min(95.0, float(name)), (0.5, 0.5), value
         )
         for name, value in accuracies.items()
     }
-    return report.Measured("float", "torch", (0.5,) * len(macs), macs, 100, 100, budgets)
+    return measuring.Measured("float", "torch", (0.5,) * len(macs), macs, 100, 100, budgets)
 
 
 def run(strategy: str, seed: int, at_50: float, at_100: float, **facts: Any) -> Any:
@@ -267,34 +269,77 @@ def test_runs_that_are_no_repetitions_are_refused(other: dict[str, int]) -> None
         report.aggregate([RUNS[1], replace(RUNS[0], **other)])
 
 
-def test_differences_in_standard_deviations_by_hand() -> None:
-    (found,) = report.compare(report.aggregate(RUNS), "mixed", "joint [x]")
-    assert (found["a"], found["b"], found["precision"]) == ("mixed", "joint [x]", "float")
-    # Squared deviations in points: 8 of three seeds and 8 of two, 3 degrees of freedom.
-    pooled = (16 / 3) ** 0.5 / 100
-    assert found["accuracy"]["50"] == pytest.approx(
-        {"difference": 0.10, "pooled_std": pooled, "stds": 0.10 / pooled}
-    )
+def test_differences_seed_by_seed_by_hand() -> None:
+    found, static = report.compare(RUNS, "joint [x]")
+    assert (found["strategy"], found["base"], found["precision"]) == ("mixed", "joint [x]", "float")
+    assert found["seeds"] == [0, 1]  # the third has no partner
+    at_50, at_100 = found["accuracy"]["50"], found["accuracy"]["100"]
+    # In points: 72 - 60 and 70 - 64, whose sample standard deviation is sqrt(9 + 9).
+    assert at_50["per_seed"] == pytest.approx([0.12, 0.06])
+    assert (at_50["mean"], at_50["std"]) == pytest.approx((0.09, 18**0.5 / 100))
+    assert at_50["stds"] == pytest.approx(9 / 18**0.5)
+    # 82 - 83 and 80 - 83.
+    assert at_100["per_seed"] == pytest.approx([-0.01, -0.03])
+    assert at_100["stds"] == pytest.approx(-2 / 2**0.5)
     assert found["accuracy"]["25"] is None
-    assert found["accuracy"]["75"] == {"difference": 0.0, "pooled_std": 0.0, "stds": None}
+    same = {"per_seed": [0, 0], "mean": 0, "std": 0, "stds": None}
+    assert found["accuracy"]["75"] == same
 
-    one_seed = report.aggregate([RUNS[1], RUNS[3]])
-    (found,) = report.compare(one_seed, "mixed", "joint [x]")
-    assert found["accuracy"]["100"] == pytest.approx(
-        {"difference": -0.01, "pooled_std": None, "stds": None}
-    )
-    assert report.compare(one_seed, "mixed", "another") == []
+    assert static["accuracy"]["50"] is None
+    one_seed = static["accuracy"]["100"]
+    assert one_seed["per_seed"] == [one_seed["mean"]] == pytest.approx([-0.03])
+    assert one_seed["std"] is one_seed["stds"] is None
+    assert report.compare(RUNS, "another") == []
+    assert report.compare([RUNS[2], *RUNS[3:]], "joint [x]") == [static]  # no seed in common
+
+
+def shown(runs: list[Any], base: str, width: int) -> tuple[str, str]:
+    """What the tables are on a terminal, as text and as HTML."""
+    console = Console(width=width, record=True, force_terminal=True, file=io.StringIO())
+    for table in report.tables(report.aggregate(runs), report.compare(runs, base)):
+        console.print(table)
+    return console.export_text(clear=False), console.export_html(inline_styles=True)
+
+
+def test_tables_by_hand() -> None:
+    text, _ = shown(RUNS, "joint [x]", 80)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    # Nobody fits 25 %, so that no column says so.
+    assert [line for line in lines if line.startswith(("strategy", "mixed", "static"))] == [
+        "strategy seeds 50 % 75 % 100 % any",
+        "mixed 3 72.00 ±2.00 75.00 ±0.00 82.00 ±2.00 90.00 ±0.00",
+        "static 1 – 80.00 80.00 80.00",
+        "strategy seeds exit 0 last",
+        "mixed 3 50.00 50.00",
+        "static 1 – 50.00",
+        "strategy seeds 50 % 75 % 100 % any",
+        "mixed 2 +9.00 ±4.24* +0.00 ±0.00 -2.00 ±1.41* +0.00 ±0.00",
+        "static 1 – +5.00 -3.00 -10.00",
+    ]
+    assert "net on toy, float: points above joint [x] (* for every seed)" in lines
+    assert not any("points above" in line for line in shown(RUNS, "another", 80)[0].splitlines())
+
+
+def test_a_table_of_three_seeds_fits_a_terminal() -> None:
+    runs = [
+        report.Run("resnet20", "fashion-mnist", strategy, seed, 1000, RUNS[seed].measured)
+        for strategy in ("joint", "mixed 20 %, half rate", "static, 3/4 of the channels")
+        for seed in range(3)
+    ]
+    text, _ = shown(runs, "joint", 80)
+    assert "…" not in text
+    assert text.count("resnet20 on fashion-mnist, float: ") == 3
+    titles = [line.strip() for line in text.splitlines() if line.startswith("resnet20")]
+    assert titles[0].endswith("by share of the MACs")
+    assert titles[2].endswith("(* for every seed)")
 
 
 def test_the_table_shows_the_best_in_bold() -> None:
-    (table,) = report.tables(report.aggregate(RUNS))
-    console = Console(width=160, record=True, force_terminal=True, file=io.StringIO())
-    console.print(table)
-    html = console.export_html(inline_styles=True)
+    _, html = shown(RUNS, "another", 160)
     bold = [part.split("<")[0] for part in html.split('font-weight: bold">')[1:]]
     # mixed at 50 %, static at 75 %, joint at 100 %, and two that share the best unbounded.
     assert sorted(cell.strip() for cell in bold if "." in cell) == [
-        "72.00 ± 2.00", "80.00", "83.00 ± 0.00", "90.00 ± 0.00", "90.00 ± 0.00",
+        "72.00 ±2.00", "80.00", "83.00 ±0.00", "90.00 ±0.00", "90.00 ±0.00",
     ]  # fmt: skip
     assert "joint [x]" in html
     assert "–" in html
