@@ -23,6 +23,7 @@ from strategies_plot import plots
 from strategies_report import aggregate, compare, tables
 from strategies_runs import TABLES, measured_runs, run_all
 
+from edgeexit.cli.output import console
 from edgeexit.data.cache import default_cache
 from edgeexit.training.checkpoint import write_whole
 
@@ -49,14 +50,14 @@ def main() -> None:
         parser.error(f"--against {chosen.against!r}: the table {name} has {'; '.join(names)}")
     runs = chosen.runs or default_cache() / "benchmarks" / f"strategies-{name}"
     results = chosen.results or runs / "rows"
-    console = Console(highlight=False)
+    screen = console()
     failed: dict[str, BaseException] = {}
     if not chosen.report:
-        failed = _train(table, runs, results, chosen.workers, console)
+        failed = _train(table, runs, results, chosen.workers, screen)
     measured = measured_runs(table, results)
     rows, differences = aggregate(measured), compare(measured, chosen.against)
     for each in tables(rows, differences):
-        console.print(each)
+        screen.print(each)
     missing = [job.folder for job in table.jobs if not (results / f"{job.folder}.json").exists()]
     figures = {
         "table": name,
@@ -72,7 +73,7 @@ def main() -> None:
         for file, content in plots(rows).items():
             write_whole(chosen.plots / file, content.encode())
     if missing:
-        console.print(f"not trained yet: {len(missing)} of {len(table.jobs)}")
+        screen.print(f"not trained yet: {len(missing)} of {len(table.jobs)}")
     if failed:
         raise SystemExit(
             "these trainings failed; the same command tries them again: "
@@ -81,12 +82,12 @@ def main() -> None:
 
 
 def _train(
-    table: Any, runs: Path, results: Path, workers: int, console: Console
+    table: Any, runs: Path, results: Path, workers: int, screen: Console
 ) -> dict[str, BaseException]:
     """All jobs, with a bar on a terminal and one line for each step of a job in a log."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     start = time.monotonic()
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+    with Progress(*columns, TimeElapsedColumn(), console=screen, transient=True) as bars:
         bar = bars.add_task("trainings", total=len(table.jobs))
 
         def tell(job: str, text: str) -> None:

@@ -8,15 +8,16 @@ on the same images share.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 from rich.text import Text
 from strategies_measure import BUDGETS, Measured
+
+from edgeexit.cli.output import table
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,6 @@ def _difference(
 
 # ------------------------------------------------------------------ for people
 
-_TITLE_WIDTH = 72  # of the longest title, which a narrower table would break
-
-Cell = Callable[[Mapping[str, Any]], Text]
-
 
 def tables(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]
@@ -158,17 +155,18 @@ def tables(
         rows: From ``aggregate``.
         differences: From ``compare``.
     """
+    compared = _grouped(differences)
     made = []
-    for (model, dataset, precision), group in _grouped(rows).items():
+    for key, group in _grouped(rows).items():
+        model, dataset, precision = key
         name = f"{model} on {dataset}, {precision}"
         made += [
-            _table(f"{name}: test accuracy in % by share of the MACs", group, _budget_cells(group)),
-            _table(f"{name}: test accuracy in % of each exit alone", group, _exit_cells(group)),
+            _table(f"{name}: test accuracy in % by share of the MACs", group, _at_budgets(group)),
+            _table(f"{name}: test accuracy in % of each exit alone", group, _of_exits(group)),
         ]
-        compared = _grouped(differences).get((model, dataset, precision), [])
-        if compared:
-            title = f"{name}: points above {compared[0]['base']} (* for every seed)"
-            made.append(_table(title, compared, _budget_cells(compared, sign="+")))
+        if key in compared:
+            title = f"{name}: points above {compared[key][0]['base']} (* for every seed)"
+            made.append(_table(title, compared[key], _at_budgets(compared[key], sign="+")))
     return made
 
 
@@ -181,55 +179,44 @@ def _grouped(
     return groups
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Cell]) -> Table:
-    table = Table(
-        title=Text(title),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        padding=0,
-        pad_edge=False,
-        min_width=_TITLE_WIDTH,
-    )
-    table.add_column("strategy")
-    table.add_column("seeds", justify="right", no_wrap=True)
-    for name in cells:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        seeds = Text(str(len(row["seeds"])))
-        table.add_row(Text(row["strategy"]), seeds, *(cell(row) for cell in cells.values()))
-    return table
+def _table(
+    title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[Text]]
+) -> Table:
+    made = table(title, "strategy", "seeds", *columns)
+    made.padding = (0, 0, 0, 0)  # or three seeds do not fit into 80 characters
+    for column in made.columns[1:]:
+        column.no_wrap = True
+    for row, *cells in zip(rows, *columns.values(), strict=True):
+        made.add_row(Text(row["strategy"]), str(len(row["seeds"])), *cells)
+    return made
 
 
-def _budget_cells(rows: Sequence[Mapping[str, Any]], sign: str = "") -> dict[str, Cell]:
-    def cell(budget: str, best: float) -> Cell:
-        def text(row: Mapping[str, Any]) -> Text:
-            spread = row["accuracy"][budget]
-            if spread is None:
-                return Text("–")
-            is_best = not sign and spread["mean"] == best
-            return Text(_percent(spread, sign), style="bold" if is_best else "")
-
-        return text
-
-    cells = {}
+def _at_budgets(rows: Sequence[Mapping[str, Any]], sign: str = "") -> dict[str, list[Text]]:
+    columns = {}
     for name in BUDGETS:
-        means = [row["accuracy"][name]["mean"] for row in rows if row["accuracy"][name]]
-        if means:
-            cells["any" if name == "inf" else f"{name} %"] = cell(name, max(means))
-    return cells
+        spreads = [row["accuracy"][name] for row in rows]
+        means = [spread["mean"] for spread in spreads if spread]
+        if not means:
+            continue
+        best = None if sign else max(means)
+        columns["any" if name == "inf" else f"{name} %"] = [
+            Text(_percent(spread, sign), style="bold" if spread["mean"] == best else "")
+            if spread
+            else Text("–")
+            for spread in spreads
+        ]
+    return columns
 
 
-def _exit_cells(rows: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
-    def cell(from_last: int) -> Cell:
-        def text(row: Mapping[str, Any]) -> Text:
-            accuracy = row["exit_accuracy"]
-            return Text(f"{100 * accuracy[-from_last]:.2f}" if from_last <= len(accuracy) else "–")
-
-        return text
-
-    most = max(len(row["exit_accuracy"]) for row in rows)
+def _of_exits(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Text]]:
+    """The last exits of all rows are in one column: a network without early exits has no other."""
+    accuracies = [row["exit_accuracy"] for row in rows]
+    most = max(map(len, accuracies))
     return {
-        "last" if from_last == 1 else f"exit {most - from_last}": cell(from_last)
+        "last" if from_last == 1 else f"exit {most - from_last}": [
+            Text(f"{100 * each[-from_last]:.2f}" if from_last <= len(each) else "–")
+            for each in accuracies
+        ]
         for from_last in range(most, 0, -1)
     }
 

@@ -295,7 +295,9 @@ def test_differences_seed_by_seed_by_hand() -> None:
 
 def shown(runs: list[Any], base: str, width: int) -> tuple[str, str]:
     """What the tables are on a terminal, as text and as HTML."""
-    console = Console(width=width, record=True, force_terminal=True, file=io.StringIO())
+    console = Console(
+        width=width, record=True, force_terminal=True, markup=False, file=io.StringIO()
+    )
     for table in report.tables(report.aggregate(runs), report.compare(runs, base)):
         console.print(table)
     return console.export_text(clear=False), console.export_html(inline_styles=True)
